@@ -1,0 +1,144 @@
+"""Files that are whole or absent: every write goes to a temporary neighbour, is synced, and is then renamed.
+
+Trees of tensors and plain values (a model's weights, an optimizer's state, a history) are kept as one safetensors
+file: the tensors as its tensors, the rest as JSON in its header. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lowerbound.core.errors import RunError, explain
+
+__all__ = ["read_json", "read_tree", "write_bytes", "write_json", "write_tree", "writing"]
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, remove it otherwise.
+
+    Raises:
+        RunError: if the folder cannot be written or the disk is full; what stood at `path` is untouched.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except OSError as error:
+        cure = "Free space or choose another folder; the file that was there before is untouched."
+        raise RunError(explain(str(target), expected="a writable file", got=error.strerror or error, cure=cure)) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write bytes atomically."""
+    with writing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a JSON document atomically, indented and with a final newline; NaN is refused."""
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON document.
+
+    Raises:
+        RunError: if the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        cure = "Check the path; a run folder is written by `lowerbound train` or `lb.fit(..., out=...)`."
+        raise RunError(explain(str(path), expected="a file of a run folder", got="no such file", cure=cure)) from error
+    except (ValueError, OSError) as error:
+        cure = "The file is damaged or of another program; restore it or train again."
+        raise RunError(explain(str(path), expected="a JSON document", got=error, cure=cure)) from error
+
+
+def write_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
+    """Write a tree of dicts, lists, tensors and plain values atomically as one safetensors file.
+
+    Args:
+        path: Where to write.
+        tree: Nested dicts (keys of any plain type) and lists; leaves are tensors, numbers, strings, booleans, None.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_tree(f"{folder}/t.safetensors", {"w": torch.ones(2), "step": 3})
+        ...     read_tree(f"{folder}/t.safetensors")
+        {'w': tensor([1., 1.]), 'step': 3}
+    """
+    tensors: dict[str, Tensor] = {}
+    plain = json.dumps(_take_tensors(tree, tensors))
+    write_bytes(path, save(tensors, metadata={"format": "pt", "tree": plain}))
+
+
+def read_tree(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `write_tree` wrote.
+
+    Raises:
+        RunError: if the file is missing, truncated or of another kind.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            plain = (file.metadata() or {})["tree"]
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError as error:
+        cure = "Check the path; was the run killed before its first checkpoint?"
+        raise RunError(explain(str(path), expected="a checkpoint", got="no such file", cure=cure)) from error
+    except (SafetensorError, KeyError, OSError) as error:
+        cure = "The file is damaged or of another program; restore it or train again."
+        raise RunError(explain(str(path), expected="a checkpoint of lowerbound", got=error, cure=cure)) from error
+    tree = _give_tensors(json.loads(plain), tensors)
+    return dict(tree)
+
+
+def _take_tensors(node: Any, tensors: dict[str, Tensor]) -> Any:
+    """Replace every tensor in a tree by a reference, and every dict by a list of pairs that keeps the keys' types."""
+    if isinstance(node, Tensor):
+        key = f"t{len(tensors)}"
+        tensors[key] = node.detach().cpu().contiguous().clone()
+        return {"tensor": key}
+    if isinstance(node, Mapping):
+        return {"pairs": [[key, _take_tensors(value, tensors)] for key, value in node.items()]}
+    if isinstance(node, (list, tuple)):
+        kind = "tuple" if isinstance(node, tuple) else "list"
+        return {kind: [_take_tensors(value, tensors) for value in node]}
+    return node
+
+
+def _give_tensors(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Undo `_take_tensors`."""
+    if not isinstance(node, dict):
+        return node
+    ((kind, content),) = node.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "pairs":
+        return {key: _give_tensors(value, tensors) for key, value in content}
+    values = [_give_tensors(value, tensors) for value in content]
+    return tuple(values) if kind == "tuple" else values

@@ -1,0 +1,6 @@
+"""Data to train on and to evaluate on: built-in sets, files, binarisation and splits."""
+
+from lowerbound.data.builtin import digits, four_points, mnist
+from lowerbound.data.dataset import Dataset
+
+__all__ = ["Dataset", "digits", "four_points", "mnist"]

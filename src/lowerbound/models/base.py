@@ -1,0 +1,155 @@
+"""The pair of stochastic programs that every model is, and what can be done with any such pair."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+
+from lowerbound.core.checks import event_shape as check_event_shape
+from lowerbound.core.checks import positive_int
+from lowerbound.core.errors import ArgumentError, ShapeError, explain
+from lowerbound.net import BayesianNet, Trace
+from lowerbound.nn import Likelihood
+
+__all__ = ["DecoderProgram", "EncoderDecoder", "EncoderProgram", "LatentVariableModel"]
+
+
+class LatentVariableModel(nn.Module):
+    r"""A generative program p(x, z) with a posterior program q(z | x).
+
+    Args:
+        generator: A `BayesianNet` whose ``forward(bn, n)`` draws the latents and the node ``x`` for n rows.
+        posterior: A `BayesianNet` whose ``forward(bn, x)`` draws the same latents.
+
+    Raises:
+        ArgumentError: if one of them is no `BayesianNet`.
+    """
+
+    def __init__(self, generator: BayesianNet, posterior: BayesianNet) -> None:
+        super().__init__()
+        for name, program in (("generator", generator), ("posterior", posterior)):
+            if not isinstance(program, BayesianNet):
+                cure = "Derive the class from lowerbound.BayesianNet."
+                raise ArgumentError(explain(name, expected="a BayesianNet", got=type(program).__name__, cure=cure))
+        self.generator, self.posterior = generator, posterior
+
+    def describe(self) -> dict[str, Any]:
+        """Return the class and the arguments that rebuild the model; a pair of one's own is named only."""
+        return {"class": type(self).__name__, "generator": type(self.generator).__name__}
+
+    def sample(self, n: int) -> Trace:
+        """Draw n rows from the model; ``trace["x"]`` are the rows, shape ``[n, *event_shape]``."""
+        return self.generator.bind(positive_int("n", n)).observe()
+
+
+class EncoderProgram(BayesianNet):
+    r"""The posterior :math:`q(z|x)` of an encoder-decoder model: an encoder whose output is a distribution.
+
+    Args:
+        encoder: A module from rows ``[B, *event_shape]`` to a distribution with event shape ``[latent_dim]``.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, bn: Trace, x: Tensor) -> None:
+        """Draw the node ``z`` for rows `x`, shape ``[B, *event_shape]``."""
+        bn.sample("z", self.encoder(x))
+
+
+class DecoderProgram(BayesianNet):
+    r"""The generator :math:`p(z) p(x|z)`: a standard normal prior, a decoder and a likelihood.
+
+    Args:
+        latent_dim: The size of z.
+        decoder: A module from ``[*, latent_dim]`` to ``[*, *event_shape]``.
+        likelihood: From the decoder's output to p(x | z).
+    """
+
+    zeros: Tensor
+    ones: Tensor
+
+    def __init__(self, latent_dim: int, decoder: nn.Module, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.latent_dim, self.decoder, self.likelihood = latent_dim, decoder, likelihood
+        self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("ones", torch.ones(latent_dim), persistent=False)
+
+    def forward(self, bn: Trace, n: int) -> None:
+        """Draw the nodes ``z``, shape ``[n, latent_dim]``, and ``x``, shape ``[n, *event_shape]``, for n rows."""
+        loc, scale = self.zeros.expand(n, -1), self.ones.expand(n, -1)
+        z = bn.sample("z", Normal(loc, scale, validate_args=False), event_dims=1)
+        p_x = self.likelihood(self.decoder(z))
+        bn.deterministic("x_mean", p_x.mean)
+        bn.sample("x", p_x)
+
+
+class EncoderDecoder(LatentVariableModel):
+    r"""A model with one Gaussian latent vector z, an encoder and a decoder.
+
+    .. math:: p(x, z) = \mathcal{N}(z; 0, I)\, p(x | z), \qquad q(z | x)
+
+    Args:
+        event_shape: The shape of one row x.
+        latent_dim: The size of z.
+        encoder: A module from rows ``[B, *event_shape]`` to a distribution over ``[latent_dim]``.
+        decoder: A module from ``[*, latent_dim]`` to ``[*, *event_shape]``.
+        likelihood: From the decoder's output to p(x | z).
+    """
+
+    def __init__(
+        self,
+        *,
+        event_shape: tuple[int, ...],
+        latent_dim: int,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+    ) -> None:
+        self_event_shape = check_event_shape(event_shape)
+        positive_int("latent_dim", latent_dim)
+        super().__init__(DecoderProgram(latent_dim, decoder, likelihood), EncoderProgram(encoder))
+        self.event_shape, self.latent_dim = self_event_shape, latent_dim
+
+    def encode(self, x: Tensor) -> Distribution:
+        """Return q(z | x), batch shape ``[B]`` and event shape ``[latent_dim]``, for rows ``[B, *event_shape]``.
+
+        Raises:
+            ShapeError: if `x` has another shape.
+        """
+        if tuple(x.shape[1:]) != self.event_shape or x.dim() != len(self.event_shape) + 1:
+            expected = ("B", *self.event_shape)
+            cure = "The first axis counts rows; reshape each row to the event shape of the model."
+            raise ShapeError(explain("x", expected=f"shape {expected}", got=tuple(x.shape), cure=cure))
+        q: Distribution = self.posterior.encoder(x)
+        return q
+
+    def decode(self, z: Tensor) -> Distribution:
+        """Return p(x | z), batch shape ``[*]`` and event shape ``event_shape``, for latents ``[*, latent_dim]``.
+
+        Raises:
+            ShapeError: if `z` has another last axis.
+        """
+        if z.dim() < 1 or z.shape[-1] != self.latent_dim:
+            cure = "The last axis is the latent vector."
+            raise ShapeError(explain("z", expected=f"shape (..., {self.latent_dim})", got=tuple(z.shape), cure=cure))
+        p: Distribution = self.generator.likelihood(self.generator.decoder(z))
+        return p
+
+    def prior(self) -> Distribution:
+        """Return p(z), event shape ``[latent_dim]``."""
+        return Independent(Normal(self.generator.zeros, self.generator.ones), 1)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return the mean of p(x | z) at the mean of q(z | x), shape ``[B, *event_shape]``."""
+        return self.decode(self.encode(x).mean).mean
+
+    @property
+    def event_size(self) -> int:
+        """The number of values in one row."""
+        return math.prod(self.event_shape)

@@ -1,0 +1,112 @@
+"""The variational autoencoder with fully connected networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from lowerbound.core.checks import event_shape as check_event_shape
+from lowerbound.models.base import EncoderDecoder
+from lowerbound.nn import MLP, GaussianHead, make_likelihood
+
+__all__ = ["VAE"]
+
+
+class VAE(EncoderDecoder):
+    r"""A variational autoencoder whose encoder and decoder are multilayer perceptrons.
+
+    .. math:: p(x, z) = \mathcal{N}(z; 0, I)\, p(x | f(z)), \qquad q(z | x) = \mathcal{N}(z; \mu(x), \Sigma(x))
+
+    Args:
+        event_shape: The shape of one row x, such as ``(28, 28)`` or ``(64,)``.
+        latent_dim: The size of z.
+        hidden: The sizes of the encoder's hidden layers; the decoder has them in reverse.
+        activation: The name of the activation between layers.
+        likelihood: ``"bernoulli"``, ``"gaussian"`` or ``"logistic"``.
+        likelihood_options: Its arguments, such as ``{"scale": "per-dimension"}`` or ``{"levels": 17}``.
+        posterior: The covariance of q(z | x), ``"diagonal"`` or ``"full"``.
+        init: How the weights start, as in `lowerbound.nn.initialize`.
+
+    Raises:
+        ArgumentError: if a size is not positive or a name is unknown.
+
+    Source: Kingma and Welling, Auto-Encoding Variational Bayes (2014).
+
+    Example:
+        >>> model = lb.models.VAE(event_shape=(28, 28), latent_dim=40)
+        >>> x = torch.zeros(5, 28, 28)
+        >>> model.encode(x).event_shape, model.decode(torch.zeros(3, 40)).mean.shape
+        (torch.Size([40]), torch.Size([3, 28, 28]))
+    """
+
+    def __init__(
+        self,
+        *,
+        event_shape: Sequence[int],
+        latent_dim: int = 40,
+        hidden: Sequence[int] = (500, 500),
+        activation: str = "relu",
+        likelihood: str = "bernoulli",
+        likelihood_options: Mapping[str, Any] | None = None,
+        posterior: Literal["diagonal", "full"] = "diagonal",
+        init: str = "glorot",
+    ) -> None:
+        shape, options = check_event_shape(event_shape), dict(likelihood_options or {})
+        super().__init__(
+            event_shape=shape,
+            latent_dim=latent_dim,
+            encoder=_Encoder(shape, latent_dim, hidden, activation, posterior, init),
+            decoder=_Decoder(shape, latent_dim, hidden, activation, init),
+            likelihood=make_likelihood(likelihood, shape, **options),
+        )
+        self._arguments = {
+            "event_shape": list(shape),
+            "latent_dim": latent_dim,
+            "hidden": list(hidden),
+            "activation": activation,
+            "likelihood": likelihood,
+            "likelihood_options": options,
+            "posterior": posterior,
+            "init": init,
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return the class and the arguments that rebuild the model, as plain values."""
+        return {"class": "VAE", "arguments": self._arguments}
+
+
+
+
+class _Encoder(nn.Module):
+    """From rows ``[*, *event_shape]`` to a Gaussian over ``[latent_dim]``."""
+
+    def __init__(
+        self, shape: tuple[int, ...], latent_dim: int, hidden: Sequence[int], activation: str, posterior: Any, init: str
+    ) -> None:
+        super().__init__()
+        self.event_dims = len(shape)
+        self.body = MLP(math.prod(shape), hidden, None, activate=activation, init=init)
+        self.head = GaussianHead(self.body.out_features, latent_dim, covariance=posterior, init=init)
+
+    def forward(self, x: Tensor) -> Distribution:
+        distribution: Distribution = self.head(self.body(x.flatten(x.dim() - self.event_dims)))
+        return distribution
+
+
+class _Decoder(nn.Module):
+    """From latents ``[*, latent_dim]`` to ``[*, *event_shape]``."""
+
+    def __init__(
+        self, shape: tuple[int, ...], latent_dim: int, hidden: Sequence[int], activation: str, init: str
+    ) -> None:
+        super().__init__()
+        self.event_shape = shape
+        self.body = MLP(latent_dim, list(reversed(hidden)), math.prod(shape), activate=activation, init=init)
+
+    def forward(self, z: Tensor) -> Tensor:
+        output: Tensor = self.body(z).unflatten(-1, self.event_shape)
+        return output

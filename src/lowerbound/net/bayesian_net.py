@@ -1,0 +1,103 @@
+"""`BayesianNet`: a stochastic program as a torch module, after ZhuSuan (Shi et al., 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lowerbound.core.checks import positive_int, suggestion
+from lowerbound.core.errors import ArgumentError, NodeError, explain
+from lowerbound.net.trace import Trace
+
+__all__ = ["BayesianNet", "Program"]
+
+
+class BayesianNet(nn.Module):
+    r"""A directed graphical model written as a program that names its random variables.
+
+    .. math:: p(v_1, \ldots, v_n) = \prod_i p(v_i \mid \mathrm{parents}(v_i))
+
+    Subclass it and write ``forward(self, bn, *inputs)``: draw with ``bn.sample``, name computed values with
+    ``bn.deterministic``, and use the tensors that they return. Parameters and submodules are those of any
+    `torch.nn.Module`. The trace ``bn`` is made anew for every run, so the module itself keeps no state of a run.
+
+    Source: Shi et al., ZhuSuan: A Library for Bayesian Deep Learning (2017).
+
+    Example:
+        >>> from torch.distributions import Normal
+        >>> class Line(BayesianNet):
+        ...     def forward(self, bn, n):
+        ...         z = bn.sample("z", Normal(torch.zeros(n, 2), 1.0), event_dims=1)
+        ...         bn.sample("x", Normal(z.sum(-1), 0.1))
+        >>> trace = Line().bind(5).observe(x=torch.zeros(5))
+        >>> trace["z"].shape, trace.log_joint().shape
+        (torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    def forward(self, bn: Trace, *inputs: Any) -> Any:
+        """Run the program on a trace; a subclass writes this."""
+        raise NotImplementedError("a BayesianNet defines forward(self, bn, *inputs)")
+
+    def bind(self, *inputs: Any) -> Program:
+        """Return the program with its inputs fixed; nothing runs yet."""
+        return Program(self, inputs)
+
+
+class Program:
+    """A `BayesianNet` together with its inputs: what an objective takes, and what `observe` runs.
+
+    Args:
+        net: The program.
+        inputs: What `net.forward` takes behind the trace.
+    """
+
+    def __init__(self, net: BayesianNet, inputs: tuple[Any, ...]) -> None:
+        self.net, self.inputs = net, inputs
+
+    def observe(self, values: Mapping[str, Tensor] | None = None, /, **named: Tensor) -> Trace:
+        """Run the program with some nodes observed and the others drawn.
+
+        Args:
+            values: Observed values by name, for names that are no Python identifiers.
+            named: Observed values by keyword, each of shape ``lead + event_shape``.
+
+        Returns:
+            The trace of the run.
+
+        Raises:
+            NodeError: if a name is unknown to the program or a shape does not fit.
+        """
+        return self.run({**(values or {}), **named}, validate=True)
+
+    def run(self, values: Mapping[str, Tensor] | None = None, *, detach_parameters: bool = False, **options: Any) -> Trace:
+        """Run the program once; `options` are those of `Trace`.
+
+        Args:
+            values: Values of nodes that are not to be drawn.
+            detach_parameters: Whether the net's parameters count as constants; gradients still flow through values.
+            options: `particles`, `batch`, `pathwise`, `complete`, `validate`.
+
+        Returns:
+            The trace of the run.
+        """
+        if not isinstance(self.net, BayesianNet):
+            cure = "Derive the class from lowerbound.BayesianNet."
+            raise ArgumentError(explain("program", expected="a BayesianNet", got=type(self.net).__name__, cure=cure))
+        if options.get("particles") is not None:
+            positive_int("particles", options["particles"])
+        trace = Trace(values, **options)
+        if detach_parameters:
+            constants = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
+            functional_call(self.net, constants, (trace, *self.inputs))
+        else:
+            self.net(trace, *self.inputs)
+        for name in trace.unused_values():
+            kind = type(self.net).__name__
+            raise NodeError(f"{kind} has no random node {name!r} to observe. {suggestion(name, trace.random_names())}")
+        return trace
+
+    def __repr__(self) -> str:
+        return f"Program({type(self.net).__name__}, {len(self.inputs)} inputs)"

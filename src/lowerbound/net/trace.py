@@ -1,0 +1,367 @@
+"""The record of one run of a stochastic program: what was drawn or observed, and how probable it was.
+
+Shapes. A node's value has shape ``lead + event_shape`` and its log-probability has shape ``lead``, where
+``lead = particles + batch``: ``particles`` is ``(K,)`` when an objective draws the program and ``()`` otherwise,
+and ``batch`` is the batch shape of the program's first node, usually ``(B,)``. A distribution may have batch shape
+``lead`` (its parameters depend on other nodes), ``batch`` (they depend on inputs only) or ``()`` (they are shared).
+Anything else is an error at that node, because broadcasting would turn it into a wrong number without a sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, constraints
+
+from lowerbound.core.checks import suggestion
+from lowerbound.core.errors import NodeError, explain
+
+__all__ = ["Node", "Trace"]
+
+
+class Node:
+    """One named variable of a trace.
+
+    Attributes:
+        name: Its name.
+        distribution: Its distribution, events included; None for a deterministic or an implicit node.
+        value: Its value, shape ``lead + event_shape``.
+        kind: ``"stochastic"``, ``"implicit"`` (a draw without a density) or ``"deterministic"``.
+        observed: Whether the value was given rather than drawn.
+        pathwise: Whether gradients flow through the draw into the distribution's parameters.
+    """
+
+    __slots__ = ("_log_prob", "_version", "distribution", "kind", "name", "observed", "pathwise", "value")
+
+    def __init__(
+        self,
+        name: str,
+        value: Tensor,
+        *,
+        kind: str,
+        distribution: Distribution | None = None,
+        observed: bool = False,
+        pathwise: bool = False,
+        log_prob: Tensor | None = None,
+    ) -> None:
+        self.name, self.value, self.kind = name, value, kind
+        self.distribution, self.observed, self.pathwise = distribution, observed, pathwise
+        self._log_prob = log_prob
+        self._version = None if torch.compiler.is_compiling() or value.is_inference() else value._version
+
+    def log_prob(self) -> Tensor:
+        """Return the log-probability (density) of the value, before it is spread over `lead`, in nats."""
+        if self.distribution is None:
+            cure = (
+                "It has no density; use an objective for implicit posteriors."
+                if self.kind == "implicit"
+                else "Only bn.sample makes a random variable."
+            )
+            raise NodeError(explain(f"node {self.name!r}", expected="a node with a density", got=self.kind, cure=cure))
+        if self._version is not None and self.value._version != self._version:
+            cure = "Make a new tensor instead, for example z.clamp(...) for z.clamp_(...)."
+            raise NodeError(explain(f"node {self.name!r}", expected="its value as drawn", got="an in-place change", cure=cure))
+        if self._log_prob is None:
+            try:
+                self._log_prob = self.distribution.log_prob(self.value)
+            except ValueError as error:  # torch's own check of the support
+                raise NodeError(f"node {self.name!r}: {error}") from error
+        return self._log_prob
+
+
+class Trace(Mapping[str, Tensor]):
+    """The named values of one run of a `BayesianNet`; a program receives it as its first argument, ``bn``.
+
+    ``trace[name]`` is the value of a node, a plain tensor.
+
+    Args:
+        values: Values of nodes that are not to be drawn.
+        particles: Number of draws K of every latent, on axis 0; None for no such axis.
+        batch: The batch shape; None to take it from the first node.
+        pathwise: True to draw with `rsample` and refuse nodes that have none, False to draw with `sample`, None to
+            use `rsample` where there is one.
+        complete: Whether every stochastic node must be given in `values`.
+        validate: Whether to check every distribution's parameters and every given value against its support.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, Tensor] | None = None,
+        *,
+        particles: int | None = None,
+        batch: tuple[int, ...] | None = None,
+        pathwise: bool | None = None,
+        complete: bool = False,
+        validate: bool = False,
+    ) -> None:
+        self._values = dict(values or {})
+        self._nodes: dict[str, Node] = {}
+        self._particles = () if particles is None else (particles,)
+        self._batch = batch
+        self._pathwise, self._complete, self._validate = pathwise, complete, validate
+
+    # What a program calls
+
+    def sample(self, name: str, distribution: Distribution, event_dims: int = 0) -> Tensor:
+        r"""Name a random variable: return its observed value, or draw it once.
+
+        Args:
+            name: The name of the node, unique in the program.
+            distribution: Any `torch.distributions.Distribution` with batch shape
+                ``lead + event``, ``batch + event`` or ``event``.
+            event_dims: How many of the last batch axes belong to one event; their log-probabilities are summed.
+
+        Returns:
+            A plain tensor of shape ``lead + event_shape``.
+
+        Raises:
+            NodeError: if the name is taken, the shapes do not fit, or the program must not draw this node.
+
+        Example:
+            >>> from torch.distributions import Normal
+            >>> bn = Trace()
+            >>> bn.sample("z", Normal(torch.zeros(5, 2), 1.0), event_dims=1).shape
+            torch.Size([5, 2])
+            >>> bn.log_prob("z").shape
+            torch.Size([5])
+        """
+        self._claim(name)
+        event = self._as_event(name, distribution, event_dims)
+        given = self._values.get(name)
+        self._settle(name, event, given)
+        if self._validate:
+            _check_parameters(name, distribution)
+        if given is not None:
+            self._check_value(name, event, given)
+            self._nodes[name] = Node(name, given, kind="stochastic", distribution=event, observed=True)
+            return given
+        if self._complete:
+            cure = f"Add a node {name!r} to the posterior, or observe it."
+            raise NodeError(explain(f"node {name!r}", expected="an observed value or a posterior", got="neither", cure=cure))
+        return self._draw(name, event, distribution, event_dims)
+
+    def deterministic(self, name: str, value: Tensor) -> Tensor:
+        """Name a computed value, so that it can be read from the trace; return it unchanged."""
+        self._claim(name)
+        if name in self._values:
+            cure = "Observe a stochastic node; deterministic ones follow from them."
+            raise NodeError(explain(f"node {name!r}", expected="no observation", got="an observed value", cure=cure))
+        self._nodes[name] = Node(name, value, kind="deterministic")
+        return value
+
+    def implicit(self, name: str, value: Tensor, event_dims: int = 1) -> Tensor:
+        """Name a draw that has no density, such as the output of a sampler network.
+
+        Args:
+            name: The name of the node.
+            value: The draw, shape ``lead + event_shape``, or ``batch + event_shape`` for a single particle.
+            event_dims: How many of the last axes are the event's.
+
+        Returns:
+            The observed value if there is one, else `value`.
+        """
+        self._claim(name)
+        given = self._values.get(name)
+        node_value = value if given is None else given
+        shape = tuple(node_value.shape[: node_value.dim() - event_dims])
+        if self._batch is None:
+            self._batch = shape[len(self._particles) :]
+        if shape != self.lead:
+            cure = "Draw one value for each particle and row; check event_dims."
+            raise NodeError(explain(f"node {name!r}", expected=f"leading shape {self.lead}", got=shape, cure=cure))
+        self._nodes[name] = Node(name, node_value, kind="implicit", observed=given is not None, pathwise=given is None)
+        return node_value
+
+    # What a reader calls
+
+    def log_prob(self, name: str) -> Tensor:
+        """Return log p(node | its parents) in nats, shape ``lead``.
+
+        Raises:
+            NodeError: if there is no such node, it has no density, or its log-probability has another shape.
+        """
+        node = self.node(name)
+        log_prob = node.log_prob()
+        if log_prob.dtype in (torch.bfloat16, torch.float16):
+            cure = "Call .float() on the network's output: log-probabilities are kept in float32 or better."
+            raise NodeError(explain(f"node {name!r}", expected="a float32 log-probability", got=log_prob.dtype, cure=cure))
+        if tuple(log_prob.shape) == self.lead:
+            return log_prob
+        if tuple(log_prob.shape) in (self.batch, ()):
+            return log_prob.expand(self.lead)
+        cure = f"Pass event_dims={log_prob.dim() - len(self.lead)} more, or fix the shape of the parameters."
+        got = tuple(log_prob.shape)
+        raise NodeError(explain(f"log_prob of node {name!r}", expected=f"shape {self.lead}", got=got, cure=cure))
+
+    def log_joint(self, names: Iterator[str] | list[str] | None = None) -> Tensor:
+        """Return the sum of the log-probabilities of the named nodes (all random ones if None), shape ``lead``."""
+        chosen = self.random_names() if names is None else list(names)
+        if not chosen:
+            raise NodeError(explain("log_joint", expected="at least one node", got="none", cure="Name a node with bn.sample."))
+        total = self.log_prob(chosen[0])
+        for name in chosen[1:]:
+            total = total + self.log_prob(name)
+        return total
+
+    def node(self, name: str) -> Node:
+        """Return a node.
+
+        Raises:
+            NodeError: if there is none of that name.
+        """
+        if name not in self._nodes:
+            raise NodeError(f"no node {name!r} in this trace. {suggestion(name, self._nodes)}")
+        return self._nodes[name]
+
+    def random_names(self, *, observed: bool | None = None) -> list[str]:
+        """Return the names of the stochastic and implicit nodes, in order; only observed or only drawn ones on demand."""
+        return [
+            name
+            for name, node in self._nodes.items()
+            if node.kind != "deterministic" and (observed is None or node.observed == observed)
+        ]
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """The shape of every log-probability: particles + batch."""
+        return self._particles + (self._batch or ())
+
+    @property
+    def particles(self) -> tuple[int, ...]:
+        """``(K,)``, or ``()`` for a run without particles."""
+        return self._particles
+
+    @property
+    def batch(self) -> tuple[int, ...]:
+        """The batch shape, without particles."""
+        return self._batch or ()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.node(name).value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __repr__(self) -> str:
+        nodes = ", ".join(f"{name}: {list(node.value.shape)}" for name, node in self._nodes.items())
+        return f"Trace({nodes})"
+
+    # How it is done
+
+    def unused_values(self) -> list[str]:
+        """Return the names of given values that no node of the program took."""
+        return [name for name in self._values if name not in self._nodes]
+
+    def _claim(self, name: str) -> None:
+        if name in self._nodes:
+            cure = "Give every node its own name; in a loop, number them."
+            raise NodeError(explain(f"node {name!r}", expected="a new name", got="one that is taken", cure=cure))
+
+    def _as_event(self, name: str, distribution: Distribution, event_dims: int) -> Distribution:
+        if event_dims == 0:
+            return distribution
+        batch = tuple(distribution.batch_shape)
+        if not 0 < event_dims <= len(batch):
+            cure = "Event axes come from the parameters' shape: expand them, or lower event_dims."
+            expected = f"event_dims from 0 to {len(batch)} (the distribution's batch shape is {batch})"
+            raise NodeError(explain(f"node {name!r}", expected=expected, got=event_dims, cure=cure))
+        return Independent(distribution, event_dims, validate_args=False)
+
+    def _settle(self, name: str, distribution: Distribution, given: Tensor | None) -> None:
+        """Take the batch shape from the first node, then hold every later node to it."""
+        shape = tuple(distribution.batch_shape)
+        if self._batch is None:
+            if given is not None and not self._particles:
+                extra = given.dim() - len(shape) - len(distribution.event_shape)
+                if extra > 0 and shape:  # the user hands in values with particles of their own
+                    self._particles = tuple(given.shape[:extra])
+                elif extra > 0:
+                    shape = tuple(given.shape[:extra])
+            self._batch = shape
+        elif shape not in (self.lead, self._batch, ()):
+            surplus = len(shape) - len(self._batch)
+            cure = (
+                f"Pass event_dims={surplus} more if the last axes are one event."
+                if surplus > 0
+                else "Lower event_dims, or give the parameters one row for each row of the batch."
+            )
+            names = " or ".join(str(s) for s in dict.fromkeys((self.lead, self._batch)))
+            raise NodeError(explain(f"node {name!r}", expected=f"batch shape {names}", got=shape, cure=cure))
+
+    def _check_value(self, name: str, distribution: Distribution, value: Tensor) -> None:
+        event = tuple(distribution.event_shape)
+        expected = [self.lead + event, self.batch + event]
+        if tuple(value.shape) not in expected:
+            shapes = " or ".join(str(s) for s in dict.fromkeys(expected))
+            cure = "The last axes are the event, the first the rows; reshape the value or check event_dims."
+            raise NodeError(explain(f"value of node {name!r}", expected=f"shape {shapes}", got=tuple(value.shape), cure=cure))
+        if self._validate:
+            _check_support(name, distribution, value)
+
+    def _draw(self, name: str, event: Distribution, distribution: Distribution, event_dims: int) -> Tensor:
+        shape = tuple(event.batch_shape)
+        extra = self.lead[: len(self.lead) - len(shape)]
+        pathwise = event.has_rsample if self._pathwise is None else self._pathwise
+        if pathwise and not event.has_rsample:
+            kind = type(distribution).__name__
+            cure = "A pathwise gradient needs rsample: use a continuous or relaxed distribution, or a score-function estimator."
+            raise NodeError(explain(f"node {name!r}", expected="a distribution with rsample", got=kind, cure=cure))
+        log_prob = None
+        if pathwise and hasattr(distribution, "rsample_and_log_prob"):  # flows: no inverse of their own draws
+            value, log_prob = distribution.rsample_and_log_prob(extra)
+            log_prob = log_prob.sum(tuple(range(-event_dims, 0))) if event_dims else log_prob
+        else:
+            value = event.rsample(extra) if pathwise else event.sample(extra)
+        self._nodes[name] = Node(
+            name, value, kind="stochastic", distribution=event, pathwise=bool(pathwise), log_prob=log_prob
+        )
+        return value
+
+
+def _base(distribution: Distribution) -> Distribution:
+    return _base(distribution.base_dist) if isinstance(distribution, Independent) else distribution
+
+
+def _check_parameters(name: str, distribution: Distribution) -> None:
+    base = _base(distribution)
+    for parameter, constraint in base.arg_constraints.items():
+        if constraints.is_dependent(constraint) or parameter not in base.__dict__:
+            continue
+        value: Any = getattr(base, parameter)
+        if not bool(torch.as_tensor(constraint.check(value)).all()):
+            kind = type(base).__name__
+            cure = "Look for NaN or infinity in the network's output and for a scale that is not positive."
+            raise NodeError(explain(f"node {name!r}", expected=f"{parameter} of {kind} in {constraint}", got=_span(value), cure=cure))
+
+
+def _check_support(name: str, distribution: Distribution, value: Tensor) -> None:
+    base = _base(distribution)
+    try:
+        support: Any = distribution.support
+    except NotImplementedError:
+        return
+    if bool(torch.as_tensor(support.check(value)).all()):
+        return
+    cure = "Choose a distribution whose support holds the data, or transform the data."
+    if type(base).__name__ == "Bernoulli":
+        cure = (
+            "A Bernoulli likelihood takes only 0 and 1: binarise the data (binarize='dynamic' or 'threshold'), or take "
+            "a Gaussian or logistic likelihood."
+        )
+    expected = f"values in the support of {type(base).__name__}"
+    raise NodeError(explain(f"value of node {name!r}", expected=expected, got=_span(value), cure=cure))
+
+
+def _span(value: Tensor) -> str:
+    finite = value[torch.isfinite(value)]
+    if finite.numel() < value.numel():
+        return f"{value.numel() - finite.numel()} of {value.numel()} values that are not finite"
+    return f"values from {float(value.min()):.4g} to {float(value.max()):.4g}"
+
+

@@ -1,0 +1,76 @@
+"""Heads of posteriors: from features to a Gaussian."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+from lowerbound.core.checks import choice, positive_int
+from lowerbound.nn.initialize import initialize
+
+__all__ = ["GaussianHead", "widen"]
+
+# A posterior's standard deviation stays between exp(-9) and exp(9): wide enough never to bind in a healthy model, and
+# narrow enough that exp and its square stay finite when an early step overshoots.
+_LOG_SCALE_BOUND = 9.0
+
+
+class GaussianHead(nn.Module):
+    r"""A linear layer whose output is a Gaussian over ``[features]``.
+
+    .. math:: q(z|h) = \mathcal{N}(z; \mu(h), L(h) L(h)^\top)
+
+    with diagonal L, or lower triangular L for ``covariance="full"``; its diagonal is the exponential of the layer's
+    output. Parameters are float32 whatever the features' type.
+
+    Args:
+        in_features: The size of the features.
+        features: The size of the Gaussian.
+        covariance: ``"diagonal"`` or ``"full"``.
+        init: How the weights start, as in `initialize`.
+
+    Raises:
+        ArgumentError: if a size is not positive or a name is unknown.
+
+    Example:
+        >>> head = GaussianHead(8, 2, covariance="full")
+        >>> head(torch.zeros(5, 8)).rsample((3,)).shape
+        torch.Size([3, 5, 2])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        *,
+        covariance: Literal["diagonal", "full"] = "diagonal",
+        init: str = "glorot",
+    ) -> None:
+        super().__init__()
+        self.features = positive_int("features", features)
+        self.covariance = choice("covariance", covariance, ("diagonal", "full"))
+        self.loc = initialize(nn.Linear(in_features, features), init)
+        self.log_scale = initialize(nn.Linear(in_features, features), init)
+        self.below = None
+        if self.covariance == "full" and features > 1:
+            self.below = initialize(nn.Linear(in_features, features * (features - 1) // 2), init)
+            self.register_buffer("rows_columns", torch.tril_indices(features, features, -1), persistent=False)
+
+    def forward(self, h: Tensor) -> Distribution:
+        """Return the Gaussian with batch shape ``[*]`` and event shape ``[features]`` for features ``[*, in_features]``."""
+        loc, log_scale = widen(self.loc(h)), widen(self.log_scale(h))
+        scale = log_scale.clamp(-_LOG_SCALE_BOUND, _LOG_SCALE_BOUND).exp()
+        if self.below is None:
+            return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
+        rows, columns = self.rows_columns
+        tril = torch.diag_embed(scale)
+        tril[..., rows, columns] = widen(self.below(h))
+        return MultivariateNormal(loc, scale_tril=tril, validate_args=False)
+
+
+def widen(x: Tensor) -> Tensor:
+    """Return a half-precision tensor as float32, any other as it is."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -1,0 +1,54 @@
+"""How the weights of linear and convolutional layers start."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from lowerbound.core.checks import choice
+
+__all__ = ["SCHEMES", "initialize"]
+
+SCHEMES = ("glorot", "he", "lecun", "torch")
+
+
+def initialize(module: nn.Module, scheme: str = "glorot") -> nn.Module:
+    """Draw the weights of every linear and convolutional layer in a module; biases become zero.
+
+    | scheme | weights | source |
+    | --- | --- | --- |
+    | ``glorot`` | uniform, variance 2 / (fan in + fan out) | Glorot and Bengio, 2010 |
+    | ``he`` | normal, variance 2 / fan in | He et al., 2015 |
+    | ``lecun`` | normal, variance 1 / fan in | LeCun et al., 1998 |
+    | ``torch`` | what torch draws, variance 1 / (3 fan in), biases too | torch's default |
+
+    Args:
+        module: The module; it is changed in place.
+        scheme: One of the names above.
+
+    Returns:
+        The module.
+
+    Raises:
+        ArgumentError: if the scheme is unknown.
+
+    Example:
+        >>> initialize(torch.nn.Linear(3, 2)).bias
+        Parameter containing:
+        tensor([0., 0.], requires_grad=True)
+    """
+    choice("init", scheme, SCHEMES)
+    for layer in module.modules():
+        if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) or scheme == "torch":
+            continue
+        if scheme == "glorot":
+            nn.init.xavier_uniform_(layer.weight)
+        else:
+            fan_in = layer.weight[0].numel()
+            if isinstance(layer, nn.ConvTranspose2d):  # its weight is [in, out, h, w]; each output sees 1/stride^2 of it
+                fan_in = layer.weight.numel() // layer.weight.shape[1] // math.prod(layer.stride)
+            nn.init.normal_(layer.weight, std=math.sqrt((2 if scheme == "he" else 1) / fan_in))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+    return module

@@ -1,0 +1,14 @@
+"""Bounds on log p(x) and the estimators of their gradients; one bound a file."""
+
+from lowerbound.objectives.elbo import ELBO, EvidenceLowerBound, elbo
+from lowerbound.objectives.iwae import IWAE, ImportanceWeightedBound, is_loglikelihood, iw_objective
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "EvidenceLowerBound",
+    "ImportanceWeightedBound",
+    "elbo",
+    "is_loglikelihood",
+    "iw_objective",
+]

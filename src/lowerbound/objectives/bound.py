@@ -1,0 +1,135 @@
+"""What all bounds share: one lazy draw, the log-weights, and the rule that estimators check their nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.core.checks import positive_int
+from lowerbound.core.errors import ArgumentError, NodeError, explain
+from lowerbound.core.types import Model, Outcome, Player
+from lowerbound.net import Program
+from lowerbound.objectives.log_weights import Draw, draw
+
+__all__ = ["Bound", "BoundObjective"]
+
+
+class Bound:
+    """A bound on log p(x) under one draw of the posterior; the draw is made when it is first needed, and once.
+
+    Args:
+        model: The bound generative program, such as ``generator.bind(len(x))``.
+        observed: The data by node name.
+        posterior: The bound posterior program, such as ``encoder.bind(x)``.
+        particles: The number K of draws of every latent.
+        validate: Whether to check parameters and supports.
+    """
+
+    name = "bound"
+
+    def __init__(
+        self,
+        model: Program,
+        observed: Mapping[str, Tensor],
+        posterior: Program,
+        *,
+        particles: int,
+        validate: bool = False,
+    ) -> None:
+        self._model, self._observed, self._posterior = model, observed, posterior
+        self.particles, self._validate = positive_int("particles", particles), validate
+
+    @cached_property
+    def draw(self) -> Draw:
+        """The latents and both traces; ``bound.draw.model`` holds the model's nodes under the draw."""
+        made = draw(
+            self._model, self._observed, self._posterior, particles=self.particles, validate=self._validate
+        )
+        for name in made.latents:
+            if made.posterior.node(name).kind == "implicit":
+                cure = "An implicit posterior needs an adversarial objective; or give the node a density."
+                raise NodeError(explain(f"node {name!r}", expected="a density in the posterior", got="an implicit draw", cure=cure))
+        return made
+
+    @property
+    def log_weights(self) -> Tensor:
+        """log p(x, z) - log q(z | x), shape ``[K, *batch]``, in nats, detached."""
+        return self.draw.log_weights().detach()
+
+    @property
+    def value(self) -> Tensor:
+        """The bound of each row, shape ``batch``, in nats, detached; higher is better."""
+        raise NotImplementedError
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """The bound and its parts of each row, shape ``batch``, in nats, detached."""
+        draws = self.draw
+        parts = {"reconstruction": draws.log_likelihood().mean(0), "kl": draws.kl(analytic=False)}
+        return {self.name: self.value, **{name: part.detach() for name, part in parts.items()}}
+
+    def sgvb(self) -> Tensor:
+        """Return the surrogate cost of the pathwise gradient, shape ``batch``."""
+        raise NotImplementedError
+
+    def _require_pathwise(self, estimator: str) -> None:
+        for name in self.draw.latents:
+            node = self.draw.posterior.node(name)
+            if not node.pathwise:
+                base: Any = node.distribution
+                kind = type(getattr(base, "base_dist", base)).__name__
+                cure = "Draw it from a distribution with rsample, such as a Gaussian or a relaxed one."
+                raise NodeError(explain(f"{estimator} at node {name!r}", expected="a pathwise draw", got=kind, cure=cure))
+
+
+class BoundObjective(nn.Module):
+    """A bound over a model as a module: what `lowerbound.fit` maximises and what a compiler or DDP wraps.
+
+    Args:
+        model: The pair of programs; its observed node is named ``x``.
+        particles: The number K of draws of every latent.
+    """
+
+    certified = True
+    kl_weight: Tensor
+
+    def __init__(self, model: Model, *, particles: int = 1) -> None:
+        super().__init__()
+        if not isinstance(model, nn.Module) or not isinstance(model, Model):
+            cure = "Pass lowerbound.models.VAE(...), or LatentVariableModel(generator, posterior)."
+            expected = "a module with a generator and a posterior"
+            raise ArgumentError(explain("model", expected=expected, got=type(model).__name__, cure=cure))
+        self.model = model
+        self.particles = positive_int("particles", particles)
+        self.register_buffer("kl_weight", torch.ones(()), persistent=False)
+
+    def players(self) -> tuple[Player, ...]:
+        """Return the one player: the model, both programs."""
+        return (Player("model", tuple(p for p in self.model.parameters() if p.requires_grad)),)
+
+    def bound(self, x: Tensor, *, validate: bool = False) -> Bound:
+        """Return the bound of a batch, shape ``[B, *event_shape]``."""
+        raise NotImplementedError
+
+    def cost(self, bound: Bound) -> Tensor:
+        """Return the surrogate cost of each row, shape ``[B]``."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, player: str = "model") -> Outcome:
+        """Return the mean cost of a batch and its mean terms."""
+        bound = self.bound(x)
+        cost = self.cost(bound).mean()
+        return Outcome(cost, {name: term.mean() for name, term in bound.terms.items()})
+
+    def validate(self, x: Tensor) -> None:
+        """Raise an error that names the cure if the model cannot take the batch `x`, shape ``[B, *event_shape]``."""
+        with torch.no_grad():
+            self.bound(x, validate=True).value  # noqa: B018 (the property draws, and drawing checks)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the class, its arguments and the model, as plain values."""
+        return {"class": type(self).__name__, "particles": self.particles, "model": self.model.describe()}

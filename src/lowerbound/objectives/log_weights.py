@@ -1,0 +1,153 @@
+r"""The one place where log-weights are made: log w = log p(x, z) - log q(z | x) for z drawn from q.
+
+Every bound in this folder, in training and in evaluation, is a function of these numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from lowerbound.core.checks import positive_int
+from lowerbound.core.errors import NodeError, explain
+from lowerbound.distributions import kl_divergence
+from lowerbound.net import Program, Trace
+
+__all__ = ["Draw", "draw", "log_mean_exp"]
+
+
+class Draw:
+    """K draws of every latent from the posterior, scored by both programs.
+
+    The model runs when its trace is first asked for, and once.
+
+    Args:
+        posterior: The posterior's trace; its drawn nodes are the latents.
+        model: The bound generative program.
+        observed: The data by node name, each of shape ``batch + event``.
+        values: The latents under which the model is scored; the draws themselves if None.
+        validate: Whether the model checks parameters and supports.
+
+    Raises:
+        NodeError: if the posterior draws nothing, or draws a node that is observed.
+    """
+
+    def __init__(
+        self,
+        posterior: Trace,
+        model: Program,
+        observed: Mapping[str, Tensor],
+        *,
+        values: Mapping[str, Tensor] | None = None,
+        validate: bool = False,
+    ) -> None:
+        self.posterior = posterior
+        self.latents = posterior.random_names(observed=False)
+        self._program, self._observed, self._validate = model, observed, validate
+        self._values = {name: posterior[name] for name in self.latents} if values is None else values
+        if not self.latents:
+            cure = "Draw at least one latent with bn.sample in the posterior."
+            raise NodeError(explain("posterior", expected="a program that draws latents", got="no random node", cure=cure))
+        for name in self.latents:
+            if name in observed:
+                cure = "Observe it, or give it a posterior, not both."
+                raise NodeError(explain(f"node {name!r}", expected="a latent or an observed node", got="both", cure=cure))
+
+    @cached_property
+    def model(self) -> Trace:
+        """The model's trace, with the data and the latents observed.
+
+        Raises:
+            NodeError: if a latent of the model has no posterior, a node of the posterior is unknown to the model, or an
+                observed name is unknown.
+        """
+        (particles,), batch = self.posterior.particles, self.posterior.batch
+        values = {**self._observed, **self._values}
+        trace = self._program.run(values, particles=particles, batch=batch, complete=True, validate=self._validate)
+        for name in self.latents:
+            if trace.node(name).kind != "stochastic":
+                cure = "Give it a density in the model with bn.sample."
+                raise NodeError(explain(f"node {name!r}", expected="a prior", got="a node without density", cure=cure))
+        return trace
+
+    def rescored(self, values: Mapping[str, Tensor]) -> Draw:
+        """Return the same draws with the model scored under other tensors that hold the same values."""
+        return Draw(self.posterior, self._program, self._observed, values=values)
+
+    def log_likelihood(self) -> Tensor:
+        """Return log p(x | z), the sum over the model's nodes that are no latents, shape ``[K, *batch]``, in nats."""
+        return self.model.log_joint([name for name in self.model.random_names() if name not in self.latents])
+
+    def log_prior(self) -> Tensor:
+        """Return log p(z), shape ``[K, *batch]``, in nats."""
+        return self.model.log_joint(self.latents)
+
+    def log_posterior(self) -> Tensor:
+        """Return log q(z | x), shape ``[K, *batch]``, in nats."""
+        return self.posterior.log_joint(self.latents)
+
+    def log_weights(self, kl_weight: Tensor | float = 1.0, log_posterior: Tensor | None = None) -> Tensor:
+        r"""Return :math:`\log p(x|z) + \beta (\log p(z) - \log q(z|x))`, shape ``[K, *batch]``, in nats.
+
+        Args:
+            kl_weight: The factor :math:`\beta`; the log-weights proper have 1.
+            log_posterior: log q(z | x) as another program scored it, such as one with constant parameters.
+        """
+        log_q = self.log_posterior() if log_posterior is None else log_posterior
+        return self.log_likelihood() + kl_weight * (self.log_prior() - log_q)
+
+    def kl(self, *, analytic: bool) -> Tensor:
+        r"""Return :math:`\mathrm{KL}(q(z|x) \| p(z))` of each row, averaged over the draws, shape ``batch``, in nats.
+
+        Args:
+            analytic: Whether to use the closed form of a node where one is known, instead of the draws.
+        """
+        parts = [self._node_kl(name, analytic) for name in self.latents]
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+    def _node_kl(self, name: str, analytic: bool) -> Tensor:
+        if analytic:
+            q, p = self.posterior.node(name).distribution, self.model.node(name).distribution
+            closed = kl_divergence(q, p) if q is not None and p is not None else None
+            if closed is not None:
+                # A node below another has one divergence for each draw of its parents.
+                return closed.mean(0) if closed.dim() > len(self.posterior.batch) else closed.expand(self.posterior.batch)
+        return (self.posterior.log_prob(name) - self.model.log_prob(name)).mean(0)
+
+
+def draw(
+    model: Program,
+    observed: Mapping[str, Tensor],
+    posterior: Program,
+    *,
+    particles: int,
+    pathwise: bool | None = None,
+    validate: bool = False,
+) -> Draw:
+    """Draw every latent `particles` times from the posterior, to be scored by the model.
+
+    Args:
+        model: The bound generative program.
+        observed: The data by node name, each of shape ``batch + event``.
+        posterior: The bound posterior program.
+        particles: The number K of draws; they lie on axis 0.
+        pathwise: As in `lowerbound.net.Trace`.
+        validate: Whether to check parameters and supports.
+    """
+    positive_int("particles", particles)
+    trace = posterior.run(particles=particles, pathwise=pathwise, validate=validate)
+    return Draw(trace, model, observed, validate=validate)
+
+
+def log_mean_exp(log_weights: Tensor) -> Tensor:
+    r"""Return :math:`\log \frac{1}{K} \sum_k w_k` over axis 0: from ``[K, *batch]`` to ``[*batch]``.
+
+    Example:
+        >>> log_mean_exp(torch.zeros(7, 2))
+        tensor([0., 0.])
+    """
+    return torch.logsumexp(log_weights, 0) - math.log(log_weights.shape[0])
