@@ -2,5 +2,6 @@
 
 from lowerbound.data.builtin import digits, four_points, mnist
 from lowerbound.data.dataset import Dataset
+from lowerbound.data.sources import SOURCES, load
 
-__all__ = ["Dataset", "digits", "four_points", "mnist"]
+__all__ = ["SOURCES", "Dataset", "digits", "four_points", "load", "mnist"]

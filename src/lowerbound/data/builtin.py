@@ -69,7 +69,9 @@ def mnist(*, binarize: str = "dynamic", seed: int = 0) -> tuple[Dataset, Dataset
         LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", 1998.
     """
     check(binarize)
-    train, test = (_mnist_split(prefix, split, binarize, seed) for prefix, split in (("train", "train"), ("t10k", "test")))
+    train, test = (
+        _mnist_split(prefix, split, binarize, seed) for prefix, split in (("train", "train"), ("t10k", "test"))
+    )
     return train, test
 
 
@@ -102,7 +104,7 @@ def four_points(*, rows: int = 512) -> tuple[Dataset, Dataset]:
         ArgumentError: if `rows` is not a positive multiple of 4.
 
     Reference:
-        Mescheder, Nowozin and Geiger, "Adversarial variational Bayes", 2017, section 6.1 and its synthetic example.
+        Mescheder, Nowozin and Geiger, "Adversarial variational Bayes", 2017 (its synthetic example).
 
     Example:
         >>> train, test = four_points()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from lowerbound.core.checks import positive_int
 from lowerbound.core.errors import ArgumentError, DataError, explain
 from lowerbound.core.random import generator, stream_seed
 from lowerbound.data.binarize import Binarize, bernoulli_, check, threshold_
-from lowerbound.data.store import Mapped, Resident, Store
+from lowerbound.data.store import Resident, Store, numbers
 
 __all__ = ["Dataset"]
 
@@ -80,11 +81,11 @@ class Dataset:
         binarize: str = "none",
         seed: int = 0,
     ) -> None:
-        if isinstance(rows, np.ndarray):
-            rows = torch.from_numpy(rows)
-        self._store: Store = Resident(rows) if isinstance(rows, Tensor) else rows
         self.name = name
         self.source = name if source is None else source
+        if isinstance(rows, np.ndarray):
+            rows = numbers(rows, source=self.source)
+        self._store: Store = Resident(rows) if isinstance(rows, Tensor) else rows
         self.split = split
         self.event_shape = self._store.shape[1:]
         self.labels = labels
@@ -228,7 +229,7 @@ class Dataset:
     def to(self, device: torch.device | str) -> Dataset:
         """Return the data with their rows on a device; labels stay where they are.
 
-        A memory-mapped set stays as it is: move its batches.
+        A set that lies in a `.npy` file stays there: move its batches.
         """
         store = self._store.to(device)
         index = None if self._index is None else self._index.to(store.device)
@@ -255,7 +256,7 @@ class Dataset:
         Example:
             >>> from lowerbound.data import four_points
             >>> four_points()[1].describe()["sha256"][:16]
-            'c9b7a3dac0d3b3a3'
+            '5a0ff68f75e05d75'
         """
         return {
             "name": self.name,
@@ -298,20 +299,20 @@ class Dataset:
     @property
     def _block(self) -> int:
         """How many rows a scan holds at once."""
-        width = max(int(np.prod(self.event_shape)), 1)
+        width = math.prod(self.event_shape)
         return max(_BLOCK // width, 1)
 
     def _scan(self) -> Iterator[Tensor]:
         """Yield all rows as evaluated, in blocks."""
         return self.evaluation_batches(self._block)
 
-    def _batches(self, size: int, seed: int, epoch: int, numbers: range) -> Iterator[Tensor]:
+    def _batches(self, size: int, seed: int, epoch: int, batches: Iterable[int]) -> Iterator[Tensor]:
         """Yield the batches of the given numbers of an epoch."""
         order = torch.randperm(len(self), generator=generator(seed, "shuffle", epoch)).to(self._store.device)
         if self._index is not None:
             order = self._index[order]
         key = stream_seed(seed, "binarize", epoch) if self.binarize == "dynamic" else self._key
-        for number in numbers:
+        for number in batches:
             rows = order[number * size : (number + 1) * size]
             yield self._finished(self._store.take(rows), rows, key)
 
@@ -382,7 +383,7 @@ class Dataset:
         self._first_row_where(
             lambda x: ~x.isfinite(),
             "finite values",
-            "Repair the values or leave out the rows that hold them, for example rows[numpy.isfinite(rows).all(1)].",
+            "Repair the values, or leave out the rows that hold them.",
         )
         return levels
 
@@ -399,7 +400,7 @@ class Dataset:
                 "Scale them to [0, 1] (8-bit pixels: save them as uint8), or use binarize='none'.",
             )
 
-    def _first_row_where(self, bad: Any, expected: str, cure: str) -> None:
+    def _first_row_where(self, bad: Callable[[Tensor], Tensor], expected: str, cure: str) -> None:
         """Raise an error that names the first row of the store in which a value is bad."""
         n = self._store.shape[0]
         for start in range(0, n, self._block):
@@ -408,4 +409,6 @@ class Dataset:
             if mask.any():
                 row = int(mask.any(1).nonzero()[0])
                 value = block[row][mask[row]][0].item()
-                raise DataError(explain(self.source, expected=expected, got=f"{value:g} in row {start + row}", cure=cure))
+                raise DataError(
+                    explain(self.source, expected=expected, got=f"{value:g} in row {start + row}", cure=cure)
+                )

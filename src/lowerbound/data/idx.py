@@ -45,7 +45,9 @@ def read_idx(path: str | os.PathLike[str], *, axes: int) -> Tensor:
     if len(content) != length:
         state = "truncated" if len(content) < length else "too long"
         got = f"{len(content)} bytes ({state})"
-        raise DataError(explain(str(path), expected=f"{what} with {length} bytes for shape {sizes}", got=got, cure=cure))
+        raise DataError(
+            explain(str(path), expected=f"{what} with {length} bytes for shape {sizes}", got=got, cure=cure)
+        )
     if 0 in sizes:
         raise DataError(explain(str(path), expected=f"{what} with at least one row", got=f"shape {sizes}", cure=cure))
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).reshape(sizes).clone()

@@ -51,15 +51,26 @@ class EncoderProgram(BayesianNet):
 
     Args:
         encoder: A module from rows ``[B, *event_shape]`` to a distribution with event shape ``[latent_dim]``.
+        event_shape: The shape of one row.
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, encoder: nn.Module, event_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.encoder = encoder
+        self.register_buffer("center", torch.zeros(event_shape))
+        self.register_buffer("spread", torch.ones(event_shape))
 
     def forward(self, bn: Trace, x: Tensor) -> None:
         """Draw the node ``z`` for rows `x`, shape ``[B, *event_shape]``."""
-        bn.sample("z", self.encoder(x))
+        bn.sample("z", self.encode(x))
+
+    def encode(self, x: Tensor) -> Distribution:
+        """Return q(z | x) for rows ``[B, *event_shape]``; the encoder sees them centred and in units of the spread."""
+        q: Distribution = self.encoder((x - self.center) / self.spread)
+        return q
 
 
 class DecoderProgram(BayesianNet):
@@ -111,10 +122,10 @@ class EncoderDecoder(LatentVariableModel):
         decoder: nn.Module,
         likelihood: Likelihood,
     ) -> None:
-        self_event_shape = check_event_shape(event_shape)
+        shape = check_event_shape(event_shape)
         positive_int("latent_dim", latent_dim)
-        super().__init__(DecoderProgram(latent_dim, decoder, likelihood), EncoderProgram(encoder))
-        self.event_shape, self.latent_dim = self_event_shape, latent_dim
+        super().__init__(DecoderProgram(latent_dim, decoder, likelihood), EncoderProgram(encoder, shape))
+        self.event_shape, self.latent_dim = shape, latent_dim
 
     def encode(self, x: Tensor) -> Distribution:
         """Return q(z | x), batch shape ``[B]`` and event shape ``[latent_dim]``, for rows ``[B, *event_shape]``.
@@ -126,7 +137,7 @@ class EncoderDecoder(LatentVariableModel):
             expected = ("B", *self.event_shape)
             cure = "The first axis counts rows; reshape each row to the event shape of the model."
             raise ShapeError(explain("x", expected=f"shape {expected}", got=tuple(x.shape), cure=cure))
-        q: Distribution = self.posterior.encoder(x)
+        q: Distribution = self.posterior.encode(x)
         return q
 
     def decode(self, z: Tensor) -> Distribution:
@@ -140,6 +151,23 @@ class EncoderDecoder(LatentVariableModel):
             raise ShapeError(explain("z", expected=f"shape (..., {self.latent_dim})", got=tuple(z.shape), cure=cure))
         p: Distribution = self.generator.likelihood(self.generator.decoder(z))
         return p
+
+    def standardize(self, center: Tensor, spread: Tensor) -> None:
+        """Start from the data's mean and standard deviation: encode standardised rows, decode zero to the mean.
+
+        Args:
+            center: The mean of the rows, shape ``event_shape`` or ``[]``.
+            spread: Their standard deviation, positive, shape ``event_shape`` or ``[]``.
+
+        Raises:
+            ArgumentError: if a spread is not positive.
+        """
+        if not bool((spread > 0).all()):
+            cure = "Put 1 where a value never varies."
+            raise ArgumentError(explain("spread", expected="positive values", got=float(spread.min()), cure=cure))
+        self.posterior.center.copy_(center.expand(self.event_shape))
+        self.posterior.spread.copy_(spread.expand(self.event_shape))
+        self.generator.likelihood.standardize(center, spread)
 
     def prior(self) -> Distribution:
         """Return p(z), event shape ``[latent_dim]``."""

@@ -37,6 +37,13 @@ class Likelihood(nn.Module):
         """Return the distribution of each single value, with batch shape ``[*, *event_shape]``."""
         raise NotImplementedError
 
+    def standardize(self, center: Tensor, spread: Tensor) -> None:
+        """Start from the data's mean `center` and standard deviation `spread`, each of shape ``event_shape`` or ``[]``.
+
+        An output of zero then stands for the mean. It changes where training starts, not what can be learned.
+        """
+        raise NotImplementedError
+
 
 class BernoulliLikelihood(Likelihood):
     r"""Binary values: :math:`p(x|z) = \prod_d \mathrm{Bernoulli}(x_d; \sigma(o_d))`, computed from the logits o.
@@ -46,9 +53,19 @@ class BernoulliLikelihood(Likelihood):
         tensor([-2.7726, -2.7726, -2.7726])
     """
 
+    offset: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.register_buffer("offset", torch.zeros(self.event_shape))
+
     def values(self, output: Tensor) -> Distribution:
         """Return a Bernoulli with the output as logits."""
-        return Bernoulli(logits=output, validate_args=False)
+        return Bernoulli(logits=output + self.offset, validate_args=False)
+
+    def standardize(self, center: Tensor, spread: Tensor) -> None:
+        """Let an output of zero stand for the frequency of ones, kept 1e-3 away from 0 and 1."""
+        self.offset.copy_(torch.logit(center.clamp(1e-3, 1 - 1e-3)).expand(self.event_shape))
 
 
 class _ScaledLikelihood(Likelihood):
@@ -58,6 +75,7 @@ class _ScaledLikelihood(Likelihood):
 
     def __init__(self, shape: tuple[int, ...], *, scale: float | str = "shared", start: float = 1.0) -> None:
         super().__init__(shape)
+        self.learned = isinstance(scale, str)
         if isinstance(scale, str):
             choice("scale", scale, ("shared", "per-dimension"))
             size = () if scale == "shared" else self.event_shape
@@ -72,17 +90,31 @@ class GaussianLikelihood(_ScaledLikelihood):
 
     Args:
         shape: The event shape.
-        scale: The standard deviation s: a number to fix it, ``"shared"`` to learn one (it starts at 1), or
-            ``"per-dimension"`` to learn one for each value of an event.
+        scale: The standard deviation s: a number to fix it in units of x, ``"shared"`` to learn one (it starts at 1,
+            or at the spread after `standardize`), or ``"per-dimension"`` to learn one for each value of an event.
 
     Example:
         >>> GaussianLikelihood((4,), scale=1.0)(torch.zeros(3, 4)).log_prob(torch.zeros(3, 4))
         tensor([-3.6758, -3.6758, -3.6758])
     """
 
+    center: Tensor
+    spread: Tensor
+
+    def __init__(self, shape: tuple[int, ...], *, scale: float | str = "shared") -> None:
+        super().__init__(shape, scale=scale)
+        self.register_buffer("center", torch.zeros(self.event_shape))
+        self.register_buffer("spread", torch.ones(self.event_shape))
+
     def values(self, output: Tensor) -> Distribution:
-        """Return a normal distribution with the output as its mean."""
-        return Normal(output, self.log_scale.exp(), validate_args=False)
+        """Return a normal distribution with the output, in units of the spread, as its mean."""
+        unit = self.spread if self.learned else 1.0
+        return Normal(self.center + self.spread * output, unit * self.log_scale.exp(), validate_args=False)
+
+    def standardize(self, center: Tensor, spread: Tensor) -> None:
+        """Let outputs, and a learned scale, count in units of the spread around the center; densities stay those of x."""
+        self.center.copy_(center.expand(self.event_shape))
+        self.spread.copy_(spread.expand(self.event_shape))
 
 
 class LogisticLikelihood(_ScaledLikelihood):
@@ -98,15 +130,23 @@ class LogisticLikelihood(_ScaledLikelihood):
         torch.Size([3])
     """
 
+    offset: Tensor
+
     def __init__(self, shape: tuple[int, ...], *, scale: float | str = "shared", levels: int = 256) -> None:
         super().__init__(shape, scale=scale, start=0.1)
         if levels < 2:
             raise ArgumentError(explain("levels", expected="2 or more", got=levels, cure="8-bit images have 256."))
         self.levels = levels
+        self.register_buffer("offset", torch.zeros(self.event_shape))
 
     def values(self, output: Tensor) -> Distribution:
         """Return a discretised logistic with the output's sigmoid as its location."""
-        return DiscretizedLogistic(output.sigmoid(), self.log_scale.exp(), self.levels, validate_args=False)
+        loc = (output + self.offset).sigmoid()
+        return DiscretizedLogistic(loc, self.log_scale.exp(), self.levels, validate_args=False)
+
+    def standardize(self, center: Tensor, spread: Tensor) -> None:
+        """Let an output of zero stand for the mean intensity, kept 1e-3 away from 0 and 1."""
+        self.offset.copy_(torch.logit(center.clamp(1e-3, 1 - 1e-3)).expand(self.event_shape))
 
 
 LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {

@@ -1,0 +1,48 @@
+# make demo | test | slow | lint | clean.  PYTHON: which interpreter makes the environment; VENV: where it lies.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
+DEMO := runs/demo
+
+.PHONY: demo test slow lint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	rm -rf $(DEMO)
+	$(BIN)/lowerbound train vae --data digits --out $(DEMO)
+	$(BIN)/lowerbound evaluate $(DEMO) --measure elbo --measure iwae-1000
+	$(BIN)/lowerbound report $(DEMO)
+	@echo "The report: $(CURDIR)/$(DEMO)/report.html"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The empty files .demo and .dev in the environment tell which set of packages it holds.
+$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable ".[dev]"
+	@touch $@ $(VENV)/.demo
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit( \
+	    "lowerbound needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ".\n" \
+	    "Name a newer one, for example: make $(MAKECMDGOALS) PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)

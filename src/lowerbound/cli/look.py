@@ -1,0 +1,104 @@
+"""The commands that look at a run: evaluate, report, sample, encode, reconstruct; and the lists of what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lowerbound import recipes as library
+from lowerbound import report as reports
+from lowerbound.cli.options import Data, Device, RunFolder, Seed
+
+__all__ = ["data", "encode", "evaluate", "recipes", "reconstruct", "report", "sample"]
+
+
+def evaluate(
+    run: RunFolder,
+    measure: Annotated[
+        list[str] | None, typer.Option(help="elbo, elbo-K or iwae-K with a number K; may be repeated.", show_default="elbo, iwae-100")
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="NAME|PATH", help="Other data than the run's own test rows.")] = None,
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="The number of rows; all if left out.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Measure a run in nats, with error bars, and write `scores.json` into it."""
+    scores = library.evaluate_run(
+        run,
+        measure or ["elbo", "iwae-100"],
+        split=split,
+        source=data,
+        limit=limit,
+        seed=seed,
+        device=device,
+        progress=not quiet,
+    )
+    Console().print(reports.tables.scores_table(scores))
+
+
+def report(run: RunFolder) -> None:
+    """Draw the figures of a run and write `report.html`, one page that needs no network."""
+    path = reports.write(run)
+    Console().print(f"report: {path}", highlight=False, soft_wrap=True)
+
+
+def sample(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv.")],
+    n: Annotated[int, typer.Option("-n", "--number", help="How many rows to draw.")] = 100,
+    mean: Annotated[bool, typer.Option("--mean", help="Write the means given the latents, without observation noise.")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Draw new rows from a run's model."""
+    rows, means = library.sample(run, n, seed=seed, device=device)
+    library.write_rows(out, {"data": means if mean else rows})
+    Console().print(f"{n} rows: {out}", highlight=False)
+
+
+def encode(
+    run: RunFolder,
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv.")],
+    device: Device = "auto",
+) -> None:
+    """Write the posterior means of all rows of DATA, with their labels if there are any."""
+    latents, labels = library.encode(run, data, device=device)
+    library.write_rows(out, {"data": latents, **({} if labels is None else {"labels": labels})})
+    Console().print(f"{len(latents)} rows of {latents.shape[1]} latents: {out}", highlight=False)
+
+
+def reconstruct(
+    run: RunFolder,
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv.")],
+    device: Device = "auto",
+) -> None:
+    """Encode all rows of DATA and decode them again."""
+    _, outputs = library.reconstruct(run, data, device=device)
+    library.write_rows(out, {"data": outputs})
+    Console().print(f"{len(outputs)} rows: {out}", highlight=False)
+
+
+def recipes() -> None:
+    """List the recipes."""
+    table = Table("recipe", "what it trains", "model", "objective", "latents", "defaults")
+    for recipe in library.RECIPES.values():
+        settings = ", ".join(f"{key} {value}" for key, value in recipe.training.items())
+        latents = str(recipe.latent_dim)
+        table.add_row(recipe.name, recipe.summary, recipe.model, recipe.objective, latents, f"{recipe.steps} steps, {settings}")
+    Console().print(table)
+
+
+def data() -> None:
+    """List the data that are built in, and the kinds of files that can be read."""
+    table = Table("data", "what it is", "rows")
+    for name, summary, rows in library.DATA:
+        table.add_row(name, summary, rows)
+    Console().print(table)

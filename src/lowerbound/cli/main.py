@@ -1,0 +1,43 @@
+"""The program: its commands, and what it does with a user's mistake."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from lowerbound.cli import look, train
+from lowerbound.core.errors import LowerboundError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="lowerbound",
+    help="Deep latent-variable models, trained and evaluated honestly: in nats, with error bars, by bounds that hold.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.command("train")(train.train)
+app.command("evaluate")(look.evaluate)
+app.command("report")(look.report)
+app.command("sample")(look.sample)
+app.command("encode")(look.encode)
+app.command("reconstruct")(look.reconstruct)
+app.command("recipes")(look.recipes)
+app.command("data")(look.data)
+
+
+def main() -> None:
+    """Run the program; a mistake of the user's is one line on standard error and exit status 2."""
+    try:
+        app()
+    except LowerboundError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error[/]: {escape(str(error))}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted; a run goes on with --resume")
+        sys.exit(130)

@@ -1,0 +1,120 @@
+"""``lowerbound train``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lowerbound import recipes
+from lowerbound.cli.options import Device, Seed, key_values
+from lowerbound.core.checks import choice
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe; `lowerbound recipes` lists them.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to write.")],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|PATH", help="digits, four-points, mnist, or a .npy, .npz, .csv, .parquet or folder of images."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="How often every row is seen.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows a step.")] = None,
+    latent_dim: Annotated[int | None, typer.Option(help="The size of the latent vector.")] = None,
+    hidden: Annotated[str | None, typer.Option(metavar="N,N", help="Sizes of the hidden layers, for MLPs.")] = None,
+    activation: Annotated[str | None, typer.Option(help="relu, elu, gelu, silu, tanh, softplus or leaky-relu.")] = None,
+    likelihood: Annotated[
+        str | None, typer.Option(help="bernoulli, gaussian or logistic; by default what fits the data.")
+    ] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="The likelihood's scale: shared, per-dimension (both learned), or a number.")
+    ] = None,
+    posterior: Annotated[str | None, typer.Option(help="The posterior's covariance: diagonal or full.")] = None,
+    binarize: Annotated[str | None, typer.Option(help="none, threshold, dynamic or static.")] = None,
+    particles: Annotated[int | None, typer.Option(help="Posterior draws a row.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The learning rate.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Any optimizer of torch.optim, by name.")] = None,
+    optimizer_option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="An argument of the optimizer; may be repeated.")
+    ] = None,
+    schedule: Annotated[str | None, typer.Option(help="The learning rate's course: constant, cosine or onecycle.")] = None,
+    kl_warmup: Annotated[int | None, typer.Option(help="Steps over which the KL term's weight rises to 1.")] = None,
+    clip: Annotated[float | None, typer.Option(help="The largest norm of the gradient.")] = None,
+    validation: Annotated[float | None, typer.Option(help="The share of rows held out to choose the weights.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better validation bound.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Annotated[str | None, typer.Option(help="float32, or bfloat16 for the networks.")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the objective with torch.compile.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, if there is one.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write RUN/tensorboard too (an extra).")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Train a recipe on data and leave a run folder.
+
+    Example: `lowerbound train vae --data digits --out runs/digits`
+    """
+    chosen = recipes.RECIPES[choice("recipe", recipe, recipes.RECIPES)].changed(
+        data=data,
+        binarize=binarize,
+        likelihood=likelihood,
+        likelihood_options={"scale": _scale(scale)},
+        latent_dim=latent_dim,
+        model_options={"hidden": _sizes(hidden), "activation": activation, "posterior": posterior},
+        objective_options={"particles": particles},
+        validation=validation,
+        seed=seed,
+        training={
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "optimizer": optimizer,
+            "optimizer_options": key_values("--optimizer-option", optimizer_option or []) or None,
+            "schedule": schedule,
+            "kl_warmup": kl_warmup,
+            "clip": clip,
+            "patience": patience,
+            "precision": precision,
+            "compile": compile or None,
+        },
+    )
+    run = recipes.train(
+        chosen,
+        out=out,
+        resume=resume,
+        device=device,
+        progress=not quiet,
+        tensorboard=tensorboard,
+        command=["lowerbound", *sys.argv[1:]],
+    )
+    last = run.history[-1]
+    shown = last.get("validation") or last["train"]
+    where = "held-out" if "validation" in last else "training"
+    terms = ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
+    console = Console()
+    console.print(f"{where} rows after epoch {last['epoch']}: {terms} nats a row", highlight=False)
+    console.print(f"run folder: {out}", highlight=False)
+    console.print(f"next: lowerbound evaluate {out}; lowerbound report {out}", highlight=False)
+
+
+def _scale(text: str | None) -> float | str | None:
+    if text is None or text in ("shared", "per-dimension"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"expected shared, per-dimension or a number, got {text!r}.", param_hint="--scale") from None
+
+
+def _sizes(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(size) for size in text.split(",") if size]
+    except ValueError:
+        raise typer.BadParameter(f"expected sizes like 500,500, got {text!r}.", param_hint="--hidden") from None

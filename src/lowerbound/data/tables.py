@@ -1,0 +1,181 @@
+"""Tables, one row a line: `.csv` by the standard library, `.parquet` by pyarrow."""
+
+from __future__ import annotations
+
+import csv
+import math
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from lowerbound.core.checks import suggestion
+from lowerbound.core.errors import DataError, explain
+from lowerbound.data.table import Table
+
+__all__ = ["read_csv", "read_parquet"]
+
+
+def read_csv(path: Path, labels: Any) -> Table:
+    """Read a table of numbers separated by commas.
+
+    The first line is a header if none of its cells is a number, or if one of them is the name of the labels.
+
+    Args:
+        path: The file, in UTF-8.
+        labels: The name of the column of labels, or the labels themselves, or None, which means a column named
+            ``label`` or ``labels`` if there is one.
+
+    Returns:
+        The other columns as rows, shape ``[n, columns]``, and the labels.
+
+    Raises:
+        DataError: if a cell is empty or no finite number, or a line has more or fewer cells than the first; the
+            message names the line and the column.
+    """
+    values, kept = array("f"), []
+    names: list[str] | None = None
+    width = place = -1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            lines = csv.reader(stream)
+            for cells in lines:
+                if not cells:
+                    continue
+                if width < 0:
+                    width = len(cells)
+                    if _is_header(cells, labels):
+                        names = [cell.strip() for cell in cells]
+                        _check_names(names, path)
+                    place = _label_column(names, labels, path)
+                    if names is not None:
+                        continue
+                if len(cells) != width:
+                    cure = "Give every line the same number of cells."
+                    raise DataError(_at(path, lines.line_num, f"{width} cells", f"{len(cells)} cells", cure))
+                if place >= 0:
+                    kept.append(cells.pop(place).strip())
+                _append(values, cells, [path, lines.line_num, names, place])
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        cure = "Save it as text in UTF-8 with commas."
+        raise DataError(explain(str(path), expected="a CSV file", got=error, cure=cure)) from error
+    columns = width - (place >= 0)
+    if columns < 1 or not values:
+        cure = "Give at least one line of numbers."
+        raise DataError(explain(str(path), expected="rows of numbers", got="none", cure=cure))
+    return Table(torch.tensor(values).reshape(-1, columns), kept if place >= 0 else _given(labels))
+
+
+def read_parquet(path: Path, labels: Any) -> Table:
+    """Read a table of numeric columns from a Parquet file; needs pyarrow.
+
+    Args:
+        path: The file.
+        labels: As in `read_csv`.
+
+    Returns:
+        The other columns as rows, shape ``[n, columns]``, and the labels.
+
+    Raises:
+        DataError: if pyarrow is missing, the file is damaged, or a column holds text, a gap or a value that is not
+            finite.
+    """
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        cure = "Run: pip install 'lowerbound[parquet]'."
+        raise DataError(explain(str(path), expected="pyarrow, to read it", got="no such package", cure=cure)) from error
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        cure = "The file is damaged or of another format: write it again."
+        raise DataError(explain(str(path), expected="a Parquet file", got=error, cure=cure)) from error
+    names = list(table.column_names)
+    place = _label_column(names, labels, path)
+    columns = []
+    for position, name in enumerate(names):
+        column = table.column(position)
+        if column.null_count:
+            row = next(i for i, gap in enumerate(column.is_null().to_pylist()) if gap)
+            cure = "Fill the gap or drop the row."
+            raise DataError(explain(f"{path}, row {row}, column {name!r}", expected="a value", got="a gap", cure=cure))
+        if position == place:
+            continue
+        kind = column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            cure = "Drop the column, or name it as labels=..."
+            raise DataError(explain(f"{path}, column {name!r}", expected="numbers", got=f"type {kind}", cure=cure))
+        columns.append(np.asarray(column.to_numpy()).astype(np.float32))
+    if not columns:
+        cure = "Give at least one column of numbers."
+        raise DataError(explain(str(path), expected="columns of numbers", got="none", cure=cure))
+    kept = table.column(place).to_pylist() if place >= 0 else _given(labels)
+    return Table(torch.from_numpy(np.stack(columns, axis=1)), kept)
+
+
+def _given(labels: Any) -> Any:
+    """Return labels that came as values; None if they were to be a column."""
+    return None if isinstance(labels, str) else labels
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_header(cells: Sequence[str], labels: Any) -> bool:
+    """Say whether a line holds names: some columns may be called 0, 1, 2, but then the labels have their name."""
+    known = {labels} if isinstance(labels, str) else {"label", "labels"}
+    return any(cell.strip() in known for cell in cells) or not any(_is_number(cell) for cell in cells)
+
+
+def _check_names(names: Sequence[str], path: Path) -> None:
+    if "" in names:
+        cure = "An index without a name is no data: write the table without it (pandas: to_csv(path, index=False))."
+        got = f"none for column {names.index('') + 1}"
+        raise DataError(explain(f"{path}, header", expected="a name for each column", got=got, cure=cure))
+
+
+def _label_column(names: Sequence[str] | None, labels: Any, path: Path) -> int:
+    """Return the position of the column of labels, or -1."""
+    if isinstance(labels, str):
+        if names is None or labels not in names:
+            cure = suggestion(labels, names) if names else "Write the names of the columns into the first line."
+            raise DataError(explain(str(path), expected=f"a column {labels!r}", got="none", cure=cure))
+        return list(names).index(labels)
+    if labels is None and names is not None:
+        return next((names.index(name) for name in ("label", "labels") if name in names), -1)
+    return -1
+
+
+def _append(values: array[float], cells: Sequence[str], where: Sequence[Any]) -> None:
+    """Add one line of cells to the values, or raise the error that names the cell at fault."""
+    try:
+        row = [float(cell) for cell in cells]
+    except ValueError:
+        row = [math.nan]
+    if not math.isfinite(math.fsum(row)):
+        _blame(cells, *where)
+    values.extend(row)
+
+
+def _blame(cells: Sequence[str], path: Path, line: int, names: Sequence[str] | None, place: int) -> NoReturn:
+    """Raise the error that names the first cell which is no finite number."""
+    at, cell = next((i, c) for i, c in enumerate(cells) if not _is_number(c) or not math.isfinite(float(c)))
+    column = at + (0 <= place <= at)
+    what = f"column {names[column]!r}" if names else f"column {column + 1}"
+    got = repr(cell) if cell.strip() else "an empty cell"
+    cure = "Repair the cell or drop the line; a column of labels is called 'label' or named as labels=..."
+    raise DataError(_at(path, line, "a finite number", got, cure, what))
+
+
+def _at(path: Path, line: int, expected: str, got: str, cure: str, column: str = "") -> str:
+    what = f"{path}, line {line}" + (f", {column}" if column else "")
+    return explain(what, expected=expected, got=got, cure=cure)

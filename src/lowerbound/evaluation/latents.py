@@ -1,0 +1,58 @@
+"""What each latent unit carries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+__all__ = ["ACTIVE_VARIANCE", "latent_summary", "unit_kl"]
+
+ACTIVE_VARIANCE = 0.01
+
+
+def unit_kl(q: Distribution) -> Tensor | None:
+    r"""Return the KL of each unit of a Gaussian posterior from a standard normal, shape ``[B, latent_dim]``, in nats.
+
+    .. math:: \mathrm{KL}_d = \tfrac{1}{2} (\mu_d^2 + \sigma_d^2 - 1 - \log \sigma_d^2)
+
+    For a diagonal posterior the units add up to the KL term of the bound; for a full covariance they are the marginals'.
+
+    Args:
+        q: The posterior, batch shape ``[B]`` and event shape ``[latent_dim]``.
+    """
+    diagonal = isinstance(q, Independent) and isinstance(q.base_dist, Normal)
+    if not diagonal and not isinstance(q, MultivariateNormal):
+        return None
+    variance = q.variance
+    return 0.5 * (q.mean.square() + variance - 1 - variance.log())
+
+
+def latent_summary(means: Tensor, kl: Tensor | None) -> dict[str, Any]:
+    r"""Count the latent units that vary with the data.
+
+    A unit d is active if :math:`\mathrm{Var}_x(\mathbb{E}_{q(z|x)}[z_d]) > 0.01`.
+
+    Args:
+        means: The posterior means, shape ``[n, latent_dim]``.
+        kl: The mean KL of each unit, shape ``[latent_dim]``, in nats, or None.
+
+    Returns:
+        ``latent_dim``, ``active_units``, ``threshold``, ``unit_variance`` and ``unit_kl``, plain values.
+
+    Source: Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders (2016), section 5.2.
+
+    Example:
+        >>> latent_summary(torch.tensor([[0.0, 1.0], [0.0, -1.0]]), None)["active_units"]
+        1
+    """
+    variance = means.double().var(0) if len(means) > 1 else torch.zeros(means.shape[1], dtype=torch.float64)
+    return {
+        "latent_dim": means.shape[1],
+        "active_units": int((variance > ACTIVE_VARIANCE).sum()),
+        "threshold": ACTIVE_VARIANCE,
+        "unit_variance": [round(float(v), 6) for v in variance],
+        "unit_kl": None if kl is None else [round(float(v), 6) for v in kl],
+    }

@@ -1,0 +1,63 @@
+"""The result of an evaluation: numbers with what they were measured on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowerbound.core.errors import RunError, explain
+from lowerbound.core.files import read_json, write_json
+from lowerbound.evaluation.gallery import Gallery
+
+__all__ = ["Scores"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Measures of a model on a data set.
+
+    Attributes:
+        measures: By name: ``value`` and ``stderr`` (over rows) in nats a row, ``n`` rows, ``particles``, ``kind``
+            (``"lower bound"``), and for the ELBO its parts ``reconstruction`` and ``kl``.
+        data: What was evaluated: set, split, binarisation, seed, hash.
+        latents: Active units and the KL term of each unit; empty for models without an encoder.
+        rows: The values of each row by measure, float64 ``[n]``; not kept in ``scores.json``.
+        gallery: What the figures show; kept in ``gallery.npz``.
+    """
+
+    measures: dict[str, dict[str, Any]]
+    data: dict[str, Any]
+    latents: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    gallery: Gallery | None = field(default=None, repr=False)
+
+    def write(self, run: str | os.PathLike[str]) -> None:
+        """Write ``scores.json`` and ``gallery.npz`` into a run folder."""
+        document = {"measures": self.measures, "data": self.data, "latents": self.latents}
+        write_json(Path(run) / "scores.json", document)
+        if self.gallery is not None:
+            self.gallery.write(run)
+
+    @classmethod
+    def read(cls, run: str | os.PathLike[str]) -> Scores:
+        """Read the scores of a run folder.
+
+        Raises:
+            RunError: if there are none or the file is damaged.
+        """
+        path = Path(run) / "scores.json"
+        if not path.exists():
+            cure = f"Evaluate the run first: lowerbound evaluate {run}"
+            raise RunError(explain(str(path), expected="the scores of a run", got="no such file", cure=cure))
+        document = read_json(path)
+        try:
+            measures, data = document["measures"], document["data"]
+        except (KeyError, TypeError) as error:
+            cure = "Evaluate the run again."
+            raise RunError(explain(str(path), expected="measures and data", got=f"no {error}", cure=cure)) from error
+        return cls(measures, data, document.get("latents", {}), gallery=Gallery.read(run))

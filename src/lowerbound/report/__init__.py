@@ -1,0 +1,6 @@
+"""What people look at: figures, tables, and one page that holds them all and needs no network."""
+
+from lowerbound.report import figures, tables
+from lowerbound.report.write import write
+
+__all__ = ["figures", "tables", "write"]

@@ -1,0 +1,105 @@
+"""What a run folder tells about its training: the settings and the history, read and checked."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lowerbound.core.errors import RunError, explain
+from lowerbound.core.files import read_json
+
+__all__ = ["Record", "read_config", "read_history", "read_record"]
+
+_SECTIONS = {"recipe", "objective", "model", "data", "training"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """The settings and the history of a run.
+
+    Attributes:
+        folder: The run folder.
+        config: What reproduces the run: nested plain values.
+        history: One dict an epoch, with ``epoch``, ``train`` and, if there was any, ``validation``; nats per row.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    history: list[dict[str, Any]]
+
+    @property
+    def bound(self) -> str:
+        """The name of the objective's own bound, the first of its terms."""
+        return str(next(iter(self.history[0]["train"])))
+
+    @property
+    def certified(self) -> bool:
+        """Whether that bound is a lower bound of log p(x) in expectation."""
+        objective = self.config.get("objective")
+        return bool(objective.get("certified", True)) if isinstance(objective, dict) else True
+
+
+def read_record(run: str | os.PathLike[str]) -> Record:
+    """Read the settings and the history of a run folder.
+
+    Raises:
+        RunError: if the folder is missing, is no run folder, has no finished epoch, or is damaged.
+    """
+    folder = Path(run)
+    return Record(folder=folder, config=read_config(folder), history=read_history(folder))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read ``config.json`` of a run folder.
+
+    Raises:
+        RunError: if the folder is missing or belongs to another program.
+    """
+    if not folder.is_dir():
+        cure = "Check the path; a run folder is written by `lowerbound train` or `lb.fit(..., out=...)`."
+        raise RunError(explain(str(folder), expected="a run folder", got="no such folder", cure=cure))
+    cure = "Name the folder that `lowerbound train` or `lb.fit(..., out=...)` wrote."
+    if not (folder / "config.json").is_file():
+        raise RunError(explain(str(folder), expected="a run folder", got="a folder without config.json", cure=cure))
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict) or not _SECTIONS & config.keys():
+        got = "a config.json of another program"
+        raise RunError(explain(str(folder), expected="a run folder of lowerbound", got=got, cure=cure))
+    return config
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Read ``metrics.jsonl`` of a run folder.
+
+    Raises:
+        RunError: if it is missing or empty, or if a line is damaged; the message gives the line's number.
+    """
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+    history = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line.strip()]
+    if not history:
+        cure = "Train for at least one epoch; each finished epoch adds a line."
+        raise RunError(explain(str(path), expected="a finished epoch", got="none", cure=cure))
+    return history
+
+
+def _parse(line: str, place: str) -> dict[str, Any]:
+    """Return one line of the history."""
+    cure = "If it is the last line, a killed process cut it off: delete it. Otherwise restore the file or train again."
+    expected = "a JSON object with the number `epoch` and the terms `train`"
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise RunError(explain(place, expected=expected, got=error, cure=cure)) from error
+    sound = isinstance(record, dict) and isinstance(record.get("epoch"), int) and _terms(record.get("train"))
+    if not sound or not (record.get("validation") is None or _terms(record["validation"])):
+        raise RunError(explain(place, expected=expected, got=line[:60], cure=cure))
+    return dict(record)
+
+
+def _terms(value: object) -> bool:
+    """Return whether a value is a non-empty dict of numbers; None stands for a value that was not finite."""
+    return isinstance(value, dict) and bool(value) and all(isinstance(v, (int, float, type(None))) for v in value.values())

@@ -1,0 +1,133 @@
+"""Scores as tables: aligned text, Markdown, and a rich table for the terminal.
+
+Every value is in nats per row of data, with its standard error over the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lowerbound.evaluation import Scores
+
+__all__ = ["HEADER", "markdown", "meaning", "measure_name", "nats", "rich", "rows", "text"]
+
+HEADER = ("measure", "nats per row", "rows", "particles", "kind")
+
+_MEANINGS = {
+    "elbo": "Expected reconstruction minus KL(q(z|x) || p(z)): on average never above log p(x), and equal to it only "
+    "where the posterior is exact.",
+    "iwae": "Importance-weighted bound with {particles} draws a row: on average never above log p(x), and never below "
+    "the ELBO.",
+    "ais": "Annealed importance sampling: on average never above log p(x), and closer to it the slower the annealing.",
+    "bdmc": "Bidirectional Monte Carlo: brackets log p(x) on rows that the model drew itself, which tells how far "
+    "AIS can be trusted.",
+}
+
+
+def measure_name(name: str) -> str:
+    """Return a measure's name as it is printed.
+
+    Example:
+        >>> measure_name("elbo"), measure_name("iwae-1000")
+        ('ELBO', 'IWAE-1000')
+    """
+    return name.upper()
+
+
+def meaning(name: str, measure: dict[str, Any]) -> str:
+    """Return one sentence that says what a measure is.
+
+    Args:
+        name: The measure's name, such as ``"iwae-1000"``.
+        measure: Its entry in `Scores.measures`.
+
+    Example:
+        >>> meaning("my-own", {"kind": "estimate"})
+        'An estimate of log p(x), which may lie above or below it.'
+    """
+    known = _MEANINGS.get(name.split("-")[0])
+    if known:
+        return known.format(particles=measure.get("particles") or "several")
+    if measure.get("kind") == "lower bound":
+        return "On average never above log p(x)."
+    return "An estimate of log p(x), which may lie above or below it."
+
+
+def nats(value: float | None, stderr: float | None = None) -> str:
+    """Return a value with two digits of its standard error, or with two decimals if it has none.
+
+    Example:
+        >>> nats(-104.2163, 0.3141), nats(-104.2163), nats(-1234.5, 48.0)
+        ('-104.22 ± 0.31', '-104.22', '-1234 ± 48')
+    """
+    if value is None or not math.isfinite(value):
+        return "not finite"
+    if stderr is None or not math.isfinite(stderr) or stderr <= 0:
+        return f"{value:.2f}"
+    decimals = min(max(1 - math.floor(math.log10(stderr)), 0), 6)
+    return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
+
+
+def rows(scores: Scores) -> list[tuple[str, ...]]:
+    """Return one row a measure, in the order of `HEADER`; the parts of the ELBO follow it, indented."""
+    table = []
+    for name, measure in scores.measures.items():
+        particles = measure.get("particles")
+        table.append(
+            (
+                measure_name(name),
+                nats(measure["value"], measure.get("stderr")),
+                f"{measure['n']:,}",
+                "" if particles is None else f"{particles:,}",
+                str(measure.get("kind", "")),
+            )
+        )
+        for part, label in (("reconstruction", "reconstruction"), ("kl", "KL")):
+            if measure.get(part) is not None:
+                table.append((f"  {label}", nats(measure[part]), "", "", "part of the bound"))
+    return table
+
+
+def text(scores: Scores) -> str:
+    """Return the scores as aligned columns of plain text."""
+    table = [HEADER, *rows(scores)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
+    numeric = (False, True, True, True, False)
+    lines = [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in table
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def markdown(scores: Scores) -> str:
+    """Return the scores as a Markdown table."""
+
+    def line(cells: tuple[str, ...]) -> str:
+        return "| " + " | ".join(cell.strip().replace("|", "\\|") for cell in cells) + " |"
+
+    return "\n".join([line(HEADER), "| --- | ---: | ---: | ---: | --- |", *map(line, rows(scores))])
+
+
+def rich(scores: Scores) -> Table:
+    """Return the scores as a `rich.table.Table`, to be printed by a `rich.console.Console`."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    data = scores.data
+    caption = f"{data.get('name', 'data')}, {data.get('split', 'all')} rows"
+    table = Table(box=box.SIMPLE_HEAD, caption=Text(caption), caption_justify="left")
+    for index, title in enumerate(HEADER):
+        table.add_column(title, justify="right" if index in (1, 2, 3) else "left", no_wrap=index < 2)
+    for row in rows(scores):
+        # Text, and no markup: a name may hold square brackets
+        table.add_row(*map(Text, row), style="dim" if row[0].startswith(" ") else "")
+    return table

@@ -1,0 +1,7 @@
+"""THE loop, on one page (`fit`), and what it stands on: settings, state, checkpoints, the watch for bad numbers."""
+
+from lowerbound.training.callbacks import Callback, ProgressBar, TensorBoard
+from lowerbound.training.fit import fit
+from lowerbound.training.run import Run
+
+__all__ = ["Callback", "ProgressBar", "Run", "TensorBoard", "fit"]

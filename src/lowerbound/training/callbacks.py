@@ -1,0 +1,115 @@
+"""What watches a run: called by the loop, never changing it."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from lowerbound.core.errors import ArgumentError, explain
+
+__all__ = ["Callback", "ProgressBar", "TensorBoard"]
+
+
+class Callback(Protocol):
+    """A watcher of a run."""
+
+    def start(self, *, epochs: int, batches: int, epoch: int, batch: int) -> None:
+        """Begin: the length of the run, and how far it has come already."""
+        ...
+
+    def step(self, *, epoch: int, batch: int, sums: dict[str, Tensor]) -> None:
+        """Hear of a step; reading a value of `sums` waits for the device."""
+        ...
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Hear of an epoch's record."""
+        ...
+
+    def stop(self) -> None:
+        """End, also after an error."""
+        ...
+
+
+class ProgressBar:
+    """A progress bar with the bound, its two terms and the speed; it reads values at most four times a second."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        self._task: Any = None
+        self._next = 0.0
+
+    def start(self, *, epochs: int, batches: int, epoch: int, batch: int) -> None:
+        """Show the bar."""
+        self._epochs, self._batches = epochs, batches
+        done = epoch * batches + batch
+        self._task = self._bar.add_task("", total=epochs * batches, completed=done, epoch=f"{epoch}/{epochs}", text="")
+        self._bar.start()
+        self._clock, self._from = time.monotonic(), done
+
+    def step(self, *, epoch: int, batch: int, sums: dict[str, Tensor]) -> None:
+        """Move the bar."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + 0.25
+        done = epoch * self._batches + batch
+        speed = (done - self._from) / max(now - self._clock, 1e-9)
+        shown = "  ".join(f"{name} {float(value) / max(batch, 1):.2f}" for name, value in sums.items())
+        self._bar.update(
+            self._task, completed=done, epoch=f"{epoch + 1}/{self._epochs}", text=f"{shown}  {speed:.0f} steps/s"
+        )
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Nothing: the bar goes on."""
+
+    def stop(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.stop()
+
+
+class TensorBoard:
+    """Scalars of every epoch for TensorBoard, an extra.
+
+    Args:
+        folder: Where the event files go.
+
+    Raises:
+        ArgumentError: if TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            cure = "Install it: pip install 'lowerbound[tensorboard]'."
+            raise ArgumentError(explain("tensorboard", expected="the package tensorboard", got="none", cure=cure)) from error
+        self._writer = SummaryWriter(os.fspath(folder))
+
+    def start(self, *, epochs: int, batches: int, epoch: int, batch: int) -> None:
+        """Nothing."""
+
+    def step(self, *, epoch: int, batch: int, sums: dict[str, Tensor]) -> None:
+        """Nothing: a line an epoch is enough."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Write the record's numbers."""
+        for group in ("train", "validation"):
+            for name, value in (record.get(group) or {}).items():
+                self._writer.add_scalar(f"{group}/{name}", value, record["step"])
+        for name in ("lr", "kl_weight", "rows_per_second"):
+            self._writer.add_scalar(f"training/{name}", record[name], record["step"])
+
+    def stop(self) -> None:
+        """Close the event file."""
+        self._writer.close()

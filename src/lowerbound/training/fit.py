@@ -1,0 +1,212 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.core.errors import ArgumentError, explain
+from lowerbound.core.numerics import flushed_denormals
+from lowerbound.core.random import seeded
+from lowerbound.core.types import Data, Objective
+from lowerbound.training.callbacks import Callback, ProgressBar
+from lowerbound.training.checkpoint import Checkpoint
+from lowerbound.training.run import Run
+from lowerbound.training.settings import Settings
+from lowerbound.training.state import State, train_step
+from lowerbound.training.watch import Watch
+
+__all__ = ["fit"]
+
+
+def fit(
+    objective: Objective,
+    train: Data,
+    *,
+    validation: Data | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    device: str = "cpu",
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+    checkpoint_seconds: float = 15.0,
+    config: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Run:
+    """Train an objective on data.
+
+    The noise of every step and the order of every epoch are functions of the seed, so the same call gives the same
+    weights, bit for bit, on the same machine; and so does a call that was killed at any point and resumed.
+
+    Args:
+        objective: What is maximised, such as ``lb.objectives.ELBO(model)``.
+        train: The rows to train on.
+        validation: Rows on which the objective is computed after every epoch; they choose the weights that are kept.
+        out: The run folder; None to write nothing.
+        resume: Whether to go on with the run in `out`, if there is one.
+        device: Where to train, such as ``"cpu"`` or ``"cuda"``.
+        progress: Whether to show a progress bar.
+        callbacks: Further watchers of the run.
+        checkpoint_seconds: The least time between two checkpoints; the end of the run always makes one.
+        config: What else ``config.json`` should hold, such as the command that was typed.
+        settings: The arguments of `lowerbound.training.settings.Settings`: epochs, batch_size, optimizer, lr, schedule,
+            kl_warmup, clip, patience, precision, compile, seed and optimizer_options.
+
+    Returns:
+        The run: the trained model (on `device`, in evaluation mode), its history and its folder.
+
+    Raises:
+        ArgumentError: if a setting is out of range or the device is not there.
+        NodeError: if the model cannot take the data; the message names the node and the cure.
+        RunError: if `out` holds another run, or cannot be written.
+        NonFiniteError: at the first value that is not finite; the message names the term and the layer.
+
+    Example:
+        >>> train, test = lb.data.digits()
+        >>> model = lb.models.VAE(event_shape=(8, 8), latent_dim=2, hidden=(32,))
+        >>> run = lb.fit(lb.objectives.ELBO(model), train, epochs=2, progress=False)
+        >>> [record["epoch"] for record in run.history]
+        [1, 2]
+    """
+    chosen = _settings(settings)
+    module, data, validation = _to(objective, train, validation, device)
+    batch_size = min(chosen.batch_size, len(data))
+    batches = len(data) // batch_size
+    chosen.check_length(chosen.epochs * batches)
+    objective.validate(next(iter(data.evaluation_batches(batch_size))).to(device))
+
+    state = State(objective, chosen, chosen.epochs * batches)
+    description = {
+        "objective": objective.describe(),
+        "data": train.describe(),
+        "validation": validation.describe() if validation is not None else None,
+        "training": {**chosen.describe(), "device": str(device)},
+        "versions": _versions(),
+        **(config or {}),
+    }
+    checkpoint = Checkpoint(out, checkpoint_seconds) if out is not None else None
+    saved = checkpoint.open(description, resume=resume) if checkpoint else None
+    if saved is not None:
+        state.unpack(saved)
+    forward = torch.compile(module) if chosen.compile else module
+    watchers = [*([ProgressBar()] if progress else []), *callbacks]
+    watch = Watch(state, checkpoint.folder if checkpoint else None)
+
+    with flushed_denormals(), seeded(chosen.seed, "fit"):
+        for watcher in watchers:
+            watcher.start(epochs=chosen.epochs, batches=batches, epoch=state.epoch, batch=state.batch)
+        try:
+            module.train()
+            while state.epoch < chosen.epochs and not _should_stop(state):
+                clock, start = time.perf_counter(), state.batch
+                for x in data.batches(batch_size, seed=chosen.seed, epoch=state.epoch, start=state.batch):
+                    x = x.to(device, non_blocking=True)
+                    watch.before(x)
+                    train_step(state, x, forward)
+                    watch.after()
+                    for watcher in watchers:
+                        watcher.step(epoch=state.epoch, batch=state.batch, sums=state.sums)
+                    if checkpoint and state.batch < batches and checkpoint.due():
+                        watch.after(now=True)
+                        checkpoint.save(state)
+                watch.after(now=True)
+                seconds = time.perf_counter() - clock
+                record = _close_epoch(state, validation, batch_size, seconds, (batches - start) * batch_size / seconds)
+                for watcher in watchers:
+                    watcher.epoch(record)
+                if checkpoint and (checkpoint.due() or state.epoch == chosen.epochs or _should_stop(state)):
+                    checkpoint.save(state)
+        finally:
+            for watcher in watchers:
+                watcher.stop()
+
+    if state.best:
+        objective.model.load_state_dict(state.best["weights"])
+    module.eval()
+    return Run(objective.model, state.history, description, checkpoint.folder if checkpoint else None)
+
+
+def _close_epoch(
+    state: State, validation: Data | None, batch_size: int, seconds: float, rows_per_second: float
+) -> dict[str, Any]:
+    """Turn the sums of an epoch into its record, and keep the weights if they are the best so far."""
+    record: dict[str, Any] = {
+        "epoch": state.epoch + 1,
+        "step": state.step,
+        "seconds": round(seconds, 3),
+        "train": {name: float(value) / state.batch for name, value in state.sums.items()},
+        "lr": state.lr(),
+        "kl_weight": state.settings.kl_weight(state.step - 1),
+        "rows_per_second": round(rows_per_second, 1),
+    }
+    if validation is not None:
+        record["validation"] = _validate(state, validation, batch_size)
+        bound = next(iter(record["validation"].values()))
+        if not state.best or bound > state.best["bound"]:
+            weights = {name: value.detach().clone() for name, value in state.objective.model.state_dict().items()}
+            state.best = {"bound": bound, "epoch": state.epoch + 1, "weights": weights}
+    state.history.append(record)
+    state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
+    return record
+
+
+@torch.no_grad()
+def _validate(state: State, validation: Data, batch_size: int) -> dict[str, float]:
+    """Return the objective's mean terms on the validation rows, under the same noise after every epoch."""
+    module: Any = state.objective
+    module.eval()
+    totals: dict[str, Tensor] = {}
+    with seeded(state.settings.seed, "validation"):
+        for x in validation.evaluation_batches(batch_size):
+            x = x.to(state.objective.kl_weight.device)
+            for name, term in state.objective(x).terms.items():
+                totals[name] = totals.get(name, 0.0) + term.double() * len(x)
+    module.train()
+    return {name: float(total) / len(validation) for name, total in totals.items()}
+
+
+def _should_stop(state: State) -> bool:
+    patience = state.settings.patience
+    return patience is not None and bool(state.best) and state.epoch - state.best["epoch"] >= patience
+
+
+def _settings(settings: dict[str, Any]) -> Settings:
+    unknown = [name for name in settings if name not in Settings.__dataclass_fields__]
+    if unknown:
+        cure = f"Known settings: {', '.join(Settings.__dataclass_fields__)}."
+        raise ArgumentError(explain("fit", expected="known settings", got=unknown, cure=cure))
+    chosen = Settings(**settings)
+    return chosen
+
+
+def _to(
+    objective: Objective, train: Data, validation: Data | None, device: str
+) -> tuple[nn.Module, Data, Data | None]:
+    """Move the objective, and data that live in memory, to the device."""
+    if not isinstance(objective, nn.Module) or not isinstance(objective, Objective):
+        cure = "Pass lowerbound.objectives.ELBO(model), or another objective."
+        raise ArgumentError(explain("objective", expected="an objective", got=type(objective).__name__, cure=cure))
+    try:
+        objective.to(device)
+    except (RuntimeError, AssertionError) as error:
+        cure = "Pass device='cpu', or a device that torch can use on this machine."
+        raise ArgumentError(explain("device", expected="a device of this machine", got=repr(device), cure=cure)) from error
+    moved = [data.to(device) if hasattr(data, "to") else data for data in (train, validation) if data is not None]
+    return objective, moved[0], moved[1] if validation is not None else None
+
+
+def _versions() -> dict[str, str]:
+    def version(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "unknown"
+
+    return {"lowerbound": version("lowerbound"), "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,134 @@
+"""What a run is trained with, as one value."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
+
+from lowerbound.core.checks import choice, number, positive_int
+from lowerbound.core.errors import ArgumentError, explain
+from lowerbound.core.types import Player
+
+__all__ = ["OptimizerFactory", "ScheduleFactory", "Settings"]
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
+
+SCHEDULES: dict[str, ScheduleFactory] = {
+    "constant": lambda optimizer, steps: LambdaLR(optimizer, _one),
+    "cosine": lambda optimizer, steps: CosineAnnealingLR(optimizer, steps),
+    "onecycle": lambda optimizer, steps: OneCycleLR(optimizer, [g["lr"] for g in optimizer.param_groups], steps),
+}
+
+
+def _one(step: int) -> float:
+    return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How an objective is trained; the same values give the same run.
+
+    Attributes:
+        epochs: How often every row is seen.
+        batch_size: Rows a step.
+        optimizer: The name of a class of `torch.optim`, in any case, or a function from parameters to an optimizer.
+        lr: The learning rate.
+        optimizer_options: Further arguments of the optimizer, such as ``{"alpha": 0.9}``.
+        schedule: ``"constant"``, ``"cosine"`` (to zero at the last step), ``"onecycle"``, or a function from an
+            optimizer and the number of steps to a torch scheduler, stepped once a step.
+        kl_warmup: Steps over which the weight of the KL term rises linearly from 0 to 1.
+        clip: The largest norm of a player's gradient; None for no limit.
+        patience: Epochs without a better validation bound after which training stops; None to never stop early.
+        precision: ``"float32"``, or ``"bfloat16"`` for the networks (log-probabilities stay float32).
+        compile: Whether the objective is compiled by torch.
+        seed: The seed of everything that is drawn.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    optimizer: str | OptimizerFactory = "adam"
+    lr: float = 1e-3
+    optimizer_options: dict[str, Any] | None = None
+    schedule: str | ScheduleFactory = "constant"
+    kl_warmup: int = 0
+    clip: float | None = None
+    patience: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive_int("epochs", self.epochs)
+        positive_int("batch_size", self.batch_size)
+        number("lr", self.lr, low=0.0, open_low=True)
+        number("kl_warmup", self.kl_warmup, low=0)
+        choice("precision", self.precision, ("float32", "bfloat16"))
+        if self.clip is not None:
+            number("clip", self.clip, low=0.0, open_low=True)
+        if self.patience is not None:
+            positive_int("patience", self.patience)
+        if isinstance(self.optimizer, str):
+            choice("optimizer", self.optimizer.lower(), _optimizers())
+        if isinstance(self.schedule, str):
+            choice("schedule", self.schedule, SCHEDULES)
+
+    def check_length(self, steps: int) -> None:
+        """Raise an error if the KL warm-up would not be over when training ends.
+
+        Raises:
+            ArgumentError: if `kl_warmup` exceeds `steps`, the number of steps of the whole run.
+        """
+        if self.kl_warmup > steps:
+            cure = "Train longer or shorten the warm-up: the objective is the bound only at its end."
+            raise ArgumentError(explain("kl_warmup", expected=f"at most the run's {steps} steps", got=self.kl_warmup, cure=cure))
+
+    def kl_weight(self, step: int) -> float:
+        """Return the weight of the KL term at a step, counted from 0."""
+        return min(1.0, (step + 1) / self.kl_warmup) if self.kl_warmup else 1.0
+
+    def make_optimizer(self, player: Player) -> Optimizer:
+        """Return the optimizer of a player.
+
+        Raises:
+            ArgumentError: if the optimizer does not take one of its options.
+        """
+        if not isinstance(self.optimizer, str):
+            return self.optimizer(player.parameters)
+        kind = _optimizers()[self.optimizer.lower()]
+        options = {"lr": self.lr, **(self.optimizer_options or {}), **player.settings}
+        known = inspect.signature(kind).parameters
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            names = ", ".join(name for name in known if name not in ("params", "lr"))
+            cure = f"Options of {kind.__name__}: {names}."
+            raise ArgumentError(explain("optimizer_options", expected=f"options of {kind.__name__}", got=unknown, cure=cure))
+        if "fused" in known:
+            options.setdefault("fused", all(p.is_floating_point() for p in player.parameters))
+        return kind(player.parameters, **options)
+
+    def make_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler:
+        """Return the learning-rate schedule of an optimizer over `steps` steps."""
+        factory = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
+        return factory(optimizer, steps)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the settings as plain values; functions are named."""
+        return {key: getattr(value, "__name__", repr(value)) if callable(value) else value for key, value in asdict(self).items()}
+
+
+def _optimizers() -> dict[str, Any]:
+    """Return torch's optimizers that need no closure and no sparse gradients, by lower-case name."""
+    kinds = {name.lower(): kind for name, kind in vars(torch.optim).items() if inspect.isclass(kind)}
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if issubclass(kind, Optimizer) and name not in ("optimizer", "lbfgs", "sparseadam", "muon")
+    }

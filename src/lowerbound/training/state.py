@@ -1,0 +1,131 @@
+"""Everything that changes while a run trains, and the one step that changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.core.random import reseed
+from lowerbound.core.types import Objective, Outcome
+from lowerbound.training.settings import Settings
+
+__all__ = ["State", "play", "train_step"]
+
+
+class State:
+    """The moving parts of a run: weights, optimizers, schedules, and how far it has come.
+
+    Randomness is not among them: the noise of step t is a function of the seed and t.
+
+    Attributes:
+        epoch: Epochs that are over.
+        batch: Batches of the present epoch that are over.
+        step: Steps that are over.
+        sums: Running sums of the terms over the present epoch's steps, detached tensors by name.
+        history: One record for each epoch that is over.
+        best: The best validation bound so far, its epoch and its weights; empty without validation.
+    """
+
+    def __init__(self, objective: Objective, settings: Settings, steps: int) -> None:
+        self.objective, self.settings = objective, settings
+        self.players = list(objective.players())
+        self.optimizers = {player.name: settings.make_optimizer(player) for player in self.players}
+        self.schedules = {
+            player.name: settings.make_schedule(self.optimizers[player.name], steps * player.steps)
+            for player in self.players
+        }
+        self.epoch = self.batch = self.step = 0
+        self.sums: dict[str, Tensor] = {}
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}
+
+    def pack(self) -> dict[str, Any]:
+        """Return the whole state as a tree of tensors and plain values that shares memory with the run."""
+        return {
+            "objective": _module(self.objective).state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "schedules": {name: _plain(schedule.state_dict()) for name, schedule in self.schedules.items()},
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.step,
+            "sums": self.sums,
+            "history": self.history,
+            "best": self.best,
+        }
+
+    def unpack(self, tree: Mapping[str, Any]) -> None:
+        """Become the state that `pack` returned."""
+        _module(self.objective).load_state_dict(tree["objective"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(tree["optimizers"][name])
+            self.schedules[name].load_state_dict(tree["schedules"][name])
+        self.epoch, self.batch, self.step = tree["epoch"], tree["batch"], tree["step"]
+        device = self.objective.kl_weight.device
+        self.sums = {name: value.to(device) for name, value in tree["sums"].items()}
+        self.history, self.best = list(tree["history"]), dict(tree["best"])
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a copy of the state that the run will not change."""
+        tree = self.pack()
+        kept = {"history": list(self.history), "best": dict(self.best)}  # their entries are never changed
+        return {**_copy({key: value for key, value in tree.items() if key not in kept}), **kept}
+
+    def lr(self) -> float:
+        """Return the learning rate of the first player's next step."""
+        return float(self.optimizers[self.players[0].name].param_groups[0]["lr"])
+
+
+def play(state: State, x: Tensor, player: str, forward: Callable[..., Outcome]) -> Outcome:
+    """Return the outcome of a batch for a player at the present step: networks in the run's precision, own noise."""
+    settings = state.settings
+    state.objective.kl_weight.fill_(settings.kl_weight(state.step))
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+        return forward(x, player)
+
+
+def train_step(state: State, x: Tensor, forward: Callable[..., Outcome]) -> None:
+    """Let every player move once on a batch; nothing is read back from the device.
+
+    Args:
+        state: The state; it moves on by one step.
+        x: The batch, shape ``[B, *event_shape]``.
+        forward: The objective, compiled or not.
+    """
+    reseed(state.settings.seed, "noise", state.step)
+    for player in state.players:
+        optimizer = state.optimizers[player.name]
+        for _ in range(player.steps):
+            outcome = play(state, x, player.name, forward)
+            optimizer.zero_grad(set_to_none=True)
+            outcome.cost.backward(inputs=player.parameters)
+            if state.settings.clip is not None:
+                nn.utils.clip_grad_norm_(player.parameters, state.settings.clip)
+            optimizer.step()
+            state.schedules[player.name].step()
+        for name, term in outcome.terms.items():
+            seen = state.sums.get(name)
+            state.sums[name] = term.detach().double() if seen is None else seen.add_(term)
+    state.step += 1
+    state.batch += 1
+
+
+def _module(objective: Any) -> nn.Module:
+    module: nn.Module = objective
+    return module
+
+
+def _plain(schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of a scheduler's state that are plain values; the functions among them are made anew."""
+    return {key: value for key, value in schedule.items() if not callable(value) and key != "lr_lambdas"}
+
+
+def _copy(tree: Any) -> Any:
+    """Return a tree with every tensor cloned."""
+    if isinstance(tree, Tensor):
+        return tree.detach().clone()
+    if isinstance(tree, Mapping):
+        return {key: _copy(value) for key, value in tree.items()}
+    return [_copy(value) for value in tree] if isinstance(tree, (list, tuple)) else tree

@@ -1,0 +1,120 @@
+"""Numbers that are not finite: noticed without waiting for the device, then found by replaying the steps.
+
+Every `EVERY` steps the running sums are read once. A bad step leaves them NaN or infinite for good, so nothing is
+missed. The noise of a step is a function of its number, so the steps since the last good reading can be replayed
+from a copy of the state, one by one, and the first bad one examined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lowerbound.core.errors import NonFiniteError
+from lowerbound.core.files import write_tree
+from lowerbound.core.random import reseed
+from lowerbound.training.state import State, play, train_step
+
+__all__ = ["EVERY", "Watch"]
+
+EVERY = 50
+
+
+class Watch:
+    """Keeps a good state and the batches since then, and replays them when a sum is not finite.
+
+    Args:
+        state: The state of the run.
+        folder: Where the offending batch and the last good weights are written; None to write nothing.
+    """
+
+    def __init__(self, state: State, folder: Path | None) -> None:
+        self._state, self._folder = state, folder
+        self._good = state.snapshot()
+        self._batches: list[Tensor] = []
+
+    def before(self, x: Tensor) -> None:
+        """Remember the batch of the step that comes."""
+        self._batches.append(x)
+
+    def after(self, *, now: bool = False) -> None:
+        """Read the sums if it is time to, or `now`.
+
+        Raises:
+            NonFiniteError: if a step since the last reading was bad.
+        """
+        if not now and len(self._batches) < EVERY:
+            return
+        if not all(bool(value.isfinite()) for value in self._state.sums.values()):
+            self._replay()
+        if len(self._batches) >= EVERY:
+            self._good = self._state.snapshot()
+            self._batches.clear()
+
+    def _replay(self) -> None:
+        """Go back to the good state, repeat the steps, and raise at the first bad one."""
+        state = self._state
+        state.unpack(self._good)
+        for x in self._batches:
+            before = state.snapshot()
+            found = _examine(state, x)
+            if found:
+                state.unpack(before)
+                self._report(x, found)
+            train_step(state, x, state.objective)
+        self._report(self._batches[-1], "the sums of the terms overflow, though each step alone is finite")
+
+    def _report(self, x: Tensor, found: str) -> None:
+        state = self._state
+        kept = ""
+        if self._folder is not None:
+            weights = state.objective.model.state_dict()
+            write_tree(self._folder / "state" / "bad_batch.safetensors", {"x": x, "step": state.step})
+            write_tree(self._folder / "state" / "last_good.safetensors", {"weights": weights, "step": state.step})
+            kept = " The batch and the last good weights are in state/bad_batch.safetensors and state/last_good.safetensors."
+        cure = "Lower the learning rate, clip the gradient (clip=1.0), or look at the scale of the data."
+        raise NonFiniteError(f"step {state.step}: {found}. {cure}{kept}")
+
+
+def _examine(state: State, x: Tensor) -> str:
+    """Return what is not finite in the next step on a batch, or an empty string."""
+    if not bool(x.isfinite().all()):
+        return f"the batch holds {int((~x.isfinite()).sum())} values that are not finite"
+    for player in state.players:
+        layers: list[str] = []
+        hooks = [_listen(name, module, layers) for name, module in _layers(state.objective)]
+        reseed(state.settings.seed, "noise", state.step)
+        outcome = play(state, x, player.name, state.objective)
+        for hook in hooks:
+            hook.remove()
+        terms = [name for name, term in outcome.terms.items() if not bool(term.isfinite())]
+        where = f", first in layer {layers[0]!r}" if layers else ", in no layer: the densities overflow"
+        if terms or not bool(outcome.cost.isfinite()):
+            parts = [name for name in terms if name in ("reconstruction", "kl")] or terms or ["cost"]
+            return f"{' and '.join(repr(part) for part in parts)} is not finite{where}"
+        named = [(n, p) for n, p in _parameters(state.objective) if any(p is q for q in player.parameters)]
+        grads = torch.autograd.grad(outcome.cost, [p for _, p in named], allow_unused=True)
+        bad = [name for (name, _), grad in zip(named, grads, strict=True) if grad is not None and not bool(grad.isfinite().all())]
+        if bad:
+            return f"the gradient of {bad[0]!r} is not finite, though the bound is"
+    return ""
+
+
+def _layers(objective: Any) -> Iterable[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in objective.named_modules() if not list(module.children())]
+
+
+def _parameters(objective: Any) -> Iterable[tuple[str, nn.Parameter]]:
+    return list(objective.named_parameters())
+
+
+def _listen(name: str, module: nn.Module, found: list[str]) -> Any:
+    def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and not bool(output.isfinite().all()):
+            found.append(name)
+
+    return module.register_forward_hook(hook)
