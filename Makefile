@@ -12,7 +12,7 @@ DEMO := runs/demo
 
 demo: $(VENV)/.demo
 	rm -rf $(DEMO)
-	$(BIN)/lowerbound train vae --data digits --out $(DEMO)
+	$(BIN)/lowerbound train vae --data digits --epochs 400 --out $(DEMO)
 	$(BIN)/lowerbound evaluate $(DEMO) --measure elbo --measure iwae-1000
 	$(BIN)/lowerbound report $(DEMO)
 	@echo "The report: $(CURDIR)/$(DEMO)/report.html"

@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--gib 4] [--batch-size 128] [--binarize dynamic]
 
-The file is temporary and sparse: its size is 4 GiB and every 64th row holds real values, so it needs little disk. The
+The file is temporary and sparse: of every 64 runs of 1024 rows one holds values, so it takes little of the disk. The
 last line printed is the peak resident memory of the whole process in MiB.
 """
 
@@ -20,17 +20,18 @@ import torch
 import lowerbound.data
 
 
-def write_array(path: Path, *, gib: float, every: int = 64) -> int:
-    """Write a uint8 array ``[n, 28, 28]`` of the given size, with grey values in every so many rows; return n."""
+def write_array(path: Path, *, gib: float, run: int = 1024, every: int = 64) -> int:
+    """Write a uint8 array ``[n, 28, 28]`` of the given size, one run of rows in so many not zero; return n."""
     n = int(gib * 2**30) // 784
-    block = every * 4096
-    values = np.random.default_rng(0).integers(0, 256, (block // every, 28, 28), dtype=np.uint8)
-    np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(n, 28, 28)).flush()
-    for start in range(0, n, block):
-        array = np.lib.format.open_memmap(path, mode="r+")
-        rows = array[start : start + block : every]
-        rows[:] = values[: len(rows)]
-        del array, rows  # unmapped, so that the pages written do not count as this process's
+    values = np.random.default_rng(0).integers(0, 256, (run, 784), dtype=np.uint8).tobytes()
+    header = {"descr": "|u1", "fortran_order": False, "shape": (n, 28, 28)}
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        start = stream.tell()
+        stream.truncate(start + n * 784)
+        for row in range(0, n - run, run * every):
+            stream.seek(start + row * 784)
+            stream.write(values)
     return n
 
 

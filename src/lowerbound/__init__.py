@@ -1,18 +1,29 @@
 """Deep latent-variable models, trained and evaluated honestly: in nats, with error bars, by bounds that hold."""
 
-from lowerbound import distributions, models, nn, objectives
+from lowerbound import data, distributions, evaluation, models, nn, objectives, report
+from lowerbound.core.errors import LowerboundError
+from lowerbound.evaluation import evaluate
 from lowerbound.net import BayesianNet, Program, Trace
 from lowerbound.objectives import elbo, is_loglikelihood, iw_objective
+from lowerbound.recipes import load
+from lowerbound.training import fit
 
 __all__ = [
     "BayesianNet",
+    "LowerboundError",
     "Program",
     "Trace",
+    "data",
     "distributions",
     "elbo",
+    "evaluate",
+    "evaluation",
+    "fit",
     "is_loglikelihood",
     "iw_objective",
+    "load",
     "models",
     "nn",
     "objectives",
+    "report",
 ]

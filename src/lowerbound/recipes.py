@@ -208,15 +208,14 @@ def load(run: str | os.PathLike[str], *, model: nn.Module | None = None) -> Run:
 
 
 def load_data(
-    run: Run, split: str = "test", *, source: str | None = None, limit_check: bool = True
+    run: Run, split: str = "test", *, source: str | None = None
 ) -> sources.Dataset:
     """Return the data that a run was trained on, split and binarised as then, or other data in the same form.
 
     Args:
         run: The run.
         split: ``"test"``, ``"validation"`` or ``"train"`` of the run's data; of another source, all rows.
-        source: Another source, as for `lowerbound.data.load`; None for the run's own.
-        limit_check: Whether to compare the rows with the hash that the run has recorded.
+        source: Another source, as for `lowerbound.data.load_all`; None for the run's own.
 
     Raises:
         DataError: if the source cannot be found again or has changed.
@@ -224,8 +223,7 @@ def load_data(
     described = run.config["data"]
     binarize, seed = described["binarize"], described["binarize_seed"]
     if source is not None:
-        parts = sources.load(source, binarize=binarize, seed=seed)
-        return sources.join(*parts)
+        return sources.load_all(source, binarize=binarize, seed=seed)
     choice("split", split, ("test", "validation", "train"))
     fraction = described.get("test_fraction")
     options = {} if fraction is None else {"test_fraction": fraction}
@@ -238,7 +236,7 @@ def load_data(
     if split not in parts_by_name:
         cure = "Choose the test split."
         raise DataError(explain("split", expected="a split of the run", got="a run without validation rows", cure=cure))
-    if limit_check and parts_by_name["train"].describe()["sha256"] != described["sha256"]:
+    if parts_by_name["train"].describe()["sha256"] != described["sha256"]:
         cure = "Evaluate on the data that the run has seen, or name others with --data."
         raise DataError(explain(described["source"], expected="the rows that the run was trained on", got="others", cure=cure))
     return parts_by_name[split]

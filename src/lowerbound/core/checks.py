@@ -48,7 +48,9 @@ def positive_int(argument: str, value: int) -> int:
     return value
 
 
-def number(argument: str, value: float, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False) -> float:
+def number(
+    argument: str, value: float, *, low: float = -math.inf, high: float = math.inf, open_low: bool = False
+) -> float:
     """Return `value` as a float if it is finite and between `low` and `high`.
 
     Raises:

@@ -45,7 +45,9 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     except OSError as error:
         cure = "Free space or choose another folder; the file that was there before is untouched."
-        raise RunError(explain(str(target), expected="a writable file", got=error.strerror or error, cure=cure)) from error
+        raise RunError(
+            explain(str(target), expected="a writable file", got=error.strerror or error, cure=cure)
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -107,14 +109,13 @@ def read_tree(path: str | os.PathLike[str], device: torch.device | str = "cpu") 
         with safe_open(path, framework="pt", device=str(device)) as file:
             plain = (file.metadata() or {})["tree"]
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        return dict(_give_tensors(json.loads(plain), tensors))
     except FileNotFoundError as error:
         cure = "Check the path; was the run killed before its first checkpoint?"
         raise RunError(explain(str(path), expected="a checkpoint", got="no such file", cure=cure)) from error
-    except (SafetensorError, KeyError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         cure = "The file is damaged or of another program; restore it or train again."
         raise RunError(explain(str(path), expected="a checkpoint of lowerbound", got=error, cure=cure)) from error
-    tree = _give_tensors(json.loads(plain), tensors)
-    return dict(tree)
 
 
 def _take_tensors(node: Any, tensors: dict[str, Tensor]) -> Any:

@@ -20,7 +20,8 @@ def stream_seed(seed: int, *name: str | int) -> int:
     """Return the 63-bit seed of a named stream.
 
     The words of the name are hashed (SHA-256); an integer that ends the name is added to the hash, so that
-    consecutive counters of one stream can never collide, even in the 32 bits that some generators keep.
+    consecutive counters of one stream can never collide, even in the 32 bits that some generators keep. A name without
+    a counter is the same stream as that name with counter 0.
 
     Args:
         seed: The user's seed.

@@ -2,6 +2,6 @@
 
 from lowerbound.data.builtin import digits, four_points, mnist
 from lowerbound.data.dataset import Dataset
-from lowerbound.data.sources import SOURCES, load
+from lowerbound.data.sources import SOURCES, load, load_all
 
-__all__ = ["SOURCES", "Dataset", "digits", "four_points", "load", "mnist"]
+__all__ = ["SOURCES", "Dataset", "digits", "four_points", "load", "load_all", "mnist"]

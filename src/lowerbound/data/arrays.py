@@ -31,8 +31,8 @@ def read_npy(path: Path, labels: Any) -> Table:
     """
     rows = Disk(path)
     if isinstance(labels, (str, os.PathLike)):
-        labels = _read(Path(labels))
-    return Table(rows if rows.contiguous else numbers(_read(path), source=str(path)), labels)
+        labels = _read_array(Path(labels))
+    return Table(rows if rows.contiguous else numbers(_read_array(path), source=str(path)), labels)
 
 
 def read_npz(path: Path, labels: Any) -> Table:
@@ -45,28 +45,38 @@ def read_npz(path: Path, labels: Any) -> Table:
     Raises:
         DataError: if the file is damaged, lacks an array or holds objects.
     """
-    archive = _read(path)
-    known = getattr(archive, "files", None)
-    if known is None or "data" not in known:
-        got = "a single array" if known is None else f"arrays {', '.join(known) or '(none)'}"
-        cure = "Save it with numpy.savez(path, data=rows, labels=labels)."
-        raise DataError(explain(str(path), expected="an array named 'data'", got=got, cure=cure))
-    if isinstance(labels, str) and labels not in known:
-        cure = suggestion(labels, known)
-        raise DataError(explain(str(path), expected="the array of labels", got=f"no array {labels!r}", cure=cure))
-    name = labels if isinstance(labels, str) else "labels" if labels is None and "labels" in known else None
-    with archive:
+    with path.open("rb") as stream:
+        archive = _read(stream, path)
+        known = getattr(archive, "files", None)
+        if known is None or "data" not in known:
+            got = "a single array" if known is None else f"arrays {', '.join(known) or '(none)'}"
+            cure = "Save it with numpy.savez(path, data=rows, labels=labels)."
+            raise DataError(explain(str(path), expected="an array named 'data'", got=got, cure=cure))
+        if isinstance(labels, str) and labels not in known:
+            cure = suggestion(labels, known)
+            raise DataError(explain(str(path), expected="the array of labels", got=f"no array {labels!r}", cure=cure))
+        name = labels if isinstance(labels, str) else "labels" if labels is None and "labels" in known else None
         rows = numbers(_member(archive, "data", path), source=str(path))
         return Table(rows, labels if name is None else _member(archive, name, path))
 
 
-def _read(path: Path) -> Any:
-    """Open a file of NumPy's."""
+def _read(stream: Any, path: Path) -> Any:
+    """Read what numpy finds in a stream, which stays open."""
     try:
-        return np.load(path, allow_pickle=False)
+        return np.load(stream, allow_pickle=False)
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         cure = "Save it again with numpy.save or numpy.savez, without objects."
         raise DataError(explain(str(path), expected="a whole file of NumPy's", got=error, cure=cure)) from error
+
+
+def _read_array(path: Path) -> Any:
+    """Read a `.npy` file into memory."""
+    try:
+        with path.open("rb") as stream:
+            return _read(stream, path)
+    except OSError as error:
+        cure = "Check the path."
+        raise DataError(explain(str(path), expected="a .npy file", got=error.strerror, cure=cure)) from error
 
 
 def _member(archive: Any, name: str, path: Path) -> NDArray[Any]:

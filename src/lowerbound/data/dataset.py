@@ -247,6 +247,25 @@ class Dataset:
         """Whether every value, as evaluated, is 0 or 1."""
         return self._extent[2]
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Return the mean and the standard deviation of each value over the rows as evaluated, float32 ``event_shape``.
+
+        Example:
+            >>> Dataset(torch.tensor([[1.0, 5.0], [3.0, 5.0]])).moments()
+            (tensor([2., 5.]), tensor([1., 0.]))
+        """
+        if "moments" not in self._cache:
+            pivot = self.rows([0])[0].double()  # sums of squares around a row lose no digits to a large mean
+            total, squares = torch.zeros_like(pivot), torch.zeros_like(pivot)
+            for block in self._scan():
+                distance = block.double() - pivot
+                total, squares = total + distance.sum(0), squares + distance.square().sum(0)
+            mean = total / len(self)
+            variance = (squares / len(self) - mean.square()).clamp(min=0)
+            self._cache["moments"] = (mean + pivot).float().cpu(), variance.sqrt().float().cpu()
+        moments: tuple[Tensor, Tensor] = self._cache["moments"]
+        return moments
+
     def describe(self) -> dict[str, Any]:
         """Return what identifies the data, as plain values that fit into JSON.
 

@@ -82,8 +82,8 @@ def _pixels(file: Path) -> NDArray[np.uint8]:
             mode = picture.mode
             if mode in _GREY:
                 return np.array(picture.convert("L"))
-            if mode in _COLOUR:
-                return np.array(picture.convert("RGB")).transpose(2, 0, 1).copy()
+            if mode in _COLOUR:  # by way of RGBA, because a palette may have transparency
+                return np.array(picture.convert("RGBA").convert("RGB")).transpose(2, 0, 1).copy()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         cure = "The picture is damaged: remove it or restore it."
         raise DataError(explain(str(file), expected="a picture", got=error, cure=cure)) from error

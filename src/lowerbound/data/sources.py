@@ -16,7 +16,7 @@ from lowerbound.data.images import read_folder
 from lowerbound.data.table import encode_labels
 from lowerbound.data.tables import read_csv, read_parquet
 
-__all__ = ["SOURCES", "load"]
+__all__ = ["SOURCES", "load", "load_all"]
 
 SOURCES = ("digits", "four-points", "mnist")
 
@@ -71,9 +71,40 @@ def load(
             cure = "Leave the argument away: the set has its labels."
             raise ArgumentError(explain("labels", expected=f"None for {name}", got="labels", cure=cure))
         return _built_in(name, binarize, seed, test_fraction)
+    whole = _whole(name, binarize=binarize, seed=seed, labels=labels)
+    return whole.split_off(0.1 if test_fraction is None else test_fraction, seed=seed, name="test")
+
+
+def load_all(
+    source: str | os.PathLike[str], *, binarize: str | None = None, seed: int = 0, labels: Any = None
+) -> Dataset:
+    """Load every row of a path, in order; of a built-in set, its test split.
+
+    Args:
+        source: As for `load`.
+        binarize: As for `load`.
+        seed: The seed of the binarisation.
+        labels: As for `load`.
+
+    Raises:
+        DataError: if there is nothing at the path or its content cannot be used; the message names the place.
+        ArgumentError: if an argument has no meaning.
+
+    Example:
+        >>> load_all("four-points").split
+        'test'
+    """
+    name = os.fspath(source)
+    if name in SOURCES:
+        return load(name, binarize=binarize, seed=seed)[1]
+    return _whole(name, binarize=binarize, seed=seed, labels=labels)
+
+
+def _whole(name: str, *, binarize: str | None, seed: int, labels: Any) -> Dataset:
+    """Read a path."""
     table = _reader(name)(Path(name).expanduser(), labels)
     numbers, names = (None, None) if table.labels is None else encode_labels(table.labels, source=name)
-    whole = Dataset(
+    return Dataset(
         table.rows,
         name=Path(name).stem,
         source=name,
@@ -83,7 +114,6 @@ def load(
         binarize=binarize or "none",
         seed=seed,
     )
-    return whole.split_off(0.1 if test_fraction is None else test_fraction, seed=seed, name="test")
 
 
 def _built_in(name: str, binarize: str | None, seed: int, fraction: float | None) -> tuple[Dataset, Dataset]:

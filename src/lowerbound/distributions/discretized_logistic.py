@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,16 +12,19 @@ from torch.nn.functional import logsigmoid
 
 __all__ = ["DiscretizedLogistic"]
 
+Size = torch.Size | list[int] | tuple[int, ...]
+
 
 class _Grid(constraints.Constraint):
-    """The points 0, 1/(levels-1), ..., 1, to within the rounding of float32."""
+    """The points 0, 1/(levels-1), ..., 1, to within the rounding of the value's type."""
 
     def __init__(self, levels: int) -> None:
         self.levels = levels
 
     def check(self, value: Tensor) -> Tensor:
         steps = value * (self.levels - 1)
-        return (value >= 0) & (value <= 1) & ((steps - steps.round()).abs() < 1e-3)
+        tolerance = max(1e-3, self.levels * torch.finfo(steps.dtype).eps)
+        return (value >= 0) & (value <= 1) & ((steps - steps.round()).abs() < tolerance)
 
 
 class DiscretizedLogistic(Distribution):
@@ -48,13 +51,15 @@ class DiscretizedLogistic(Distribution):
     arg_constraints: ClassVar = {"loc": constraints.real, "scale": constraints.positive}
     has_rsample = False
 
-    def __init__(self, loc: Tensor, scale: Tensor | float, levels: int = 256, validate_args: bool | None = None) -> None:
+    def __init__(
+        self, loc: Tensor, scale: Tensor | float, levels: int = 256, validate_args: bool | None = None
+    ) -> None:
         self.loc, self.scale = broadcast_all(loc, scale)
         self.levels = levels
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
+    def support(self) -> constraints.Constraint:
         """The grid."""
         return _Grid(self.levels)
 
@@ -63,15 +68,15 @@ class DiscretizedLogistic(Distribution):
         """The location clipped to [0, 1]: the mean of the variable before rounding, up to its tails."""
         return self.loc.clamp(0, 1)
 
-    def expand(self, batch_shape: torch.Size, _instance: None = None) -> DiscretizedLogistic:
+    def expand(self, batch_shape: Size, _instance: Any = None) -> DiscretizedLogistic:
         """Return the same distribution with a larger batch shape."""
         loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
         return DiscretizedLogistic(loc, scale, self.levels, validate_args=False)
 
-    def sample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def sample(self, sample_shape: Size = ()) -> Tensor:
         """Draw values on the grid, shape ``sample_shape + batch``."""
         with torch.no_grad():
-            u = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+            u = torch.rand(self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device)
             u = u.clamp(torch.finfo(u.dtype).tiny, 1 - torch.finfo(u.dtype).eps)
             value = self.loc + self.scale * torch.logit(u)
             return (value * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)

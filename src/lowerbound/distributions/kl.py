@@ -48,8 +48,7 @@ def _normal_normal(q: Normal, p: Normal) -> Tensor:
     return 0.5 * (torch.exp(2 * log_ratio) + ((q.loc - p.loc) / p.scale) ** 2 - 1) - log_ratio
 
 
-@register_kl(MultivariateNormal, Independent)
-def _kl_full_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
+def _kl_full_diagonal(q: MultivariateNormal, p: Independent[Distribution]) -> Tensor:
     """KL of a full-covariance Gaussian from a diagonal one."""
     base = p.base_dist
     if not isinstance(base, Normal) or p.reinterpreted_batch_ndims != 1:
@@ -58,3 +57,6 @@ def _kl_full_diagonal(q: MultivariateNormal, p: Independent) -> Tensor:
     log_det = q.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) - base.scale.log().sum(-1)
     distance = ((q.loc - base.loc) / base.scale).square().sum(-1)
     return 0.5 * (scaled.square().sum((-2, -1)) + distance - q.event_shape[0]) - log_det
+
+
+register_kl(MultivariateNormal, Independent)(_kl_full_diagonal)

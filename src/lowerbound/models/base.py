@@ -68,7 +68,16 @@ class EncoderProgram(BayesianNet):
         bn.sample("z", self.encode(x))
 
     def encode(self, x: Tensor) -> Distribution:
-        """Return q(z | x) for rows ``[B, *event_shape]``; the encoder sees them centred and in units of the spread."""
+        """Return q(z | x) for rows ``[B, *event_shape]``; the encoder sees them centred and in units of the spread.
+
+        Raises:
+            ShapeError: if `x` has another shape.
+        """
+        event_shape = tuple(self.center.shape)
+        if x.dim() != len(event_shape) + 1 or tuple(x.shape[1:]) != event_shape:
+            expected = f"shape ({', '.join(map(str, ('B', *event_shape)))})"
+            cure = "The first axis counts rows; reshape each row to the event shape of the model."
+            raise ShapeError(explain("x", expected=expected, got=tuple(x.shape), cure=cure))
         q: Distribution = self.encoder((x - self.center) / self.spread)
         return q
 
@@ -113,6 +122,9 @@ class EncoderDecoder(LatentVariableModel):
         likelihood: From the decoder's output to p(x | z).
     """
 
+    generator: DecoderProgram
+    posterior: EncoderProgram
+
     def __init__(
         self,
         *,
@@ -133,12 +145,7 @@ class EncoderDecoder(LatentVariableModel):
         Raises:
             ShapeError: if `x` has another shape.
         """
-        if tuple(x.shape[1:]) != self.event_shape or x.dim() != len(self.event_shape) + 1:
-            expected = ("B", *self.event_shape)
-            cure = "The first axis counts rows; reshape each row to the event shape of the model."
-            raise ShapeError(explain("x", expected=f"shape {expected}", got=tuple(x.shape), cure=cure))
-        q: Distribution = self.posterior.encode(x)
-        return q
+        return self.posterior.encode(x)
 
     def decode(self, z: Tensor) -> Distribution:
         """Return p(x | z), batch shape ``[*]`` and event shape ``event_shape``, for latents ``[*, latent_dim]``.
@@ -153,7 +160,9 @@ class EncoderDecoder(LatentVariableModel):
         return p
 
     def standardize(self, center: Tensor, spread: Tensor) -> None:
-        """Start from the data's mean and standard deviation: encode standardised rows, decode zero to the mean.
+        """Let the encoder see standardised rows, and a likelihood that has units count in those of the data.
+
+        Bounds stay densities of x in its own units.
 
         Args:
             center: The mean of the rows, shape ``event_shape`` or ``[]``.

@@ -61,6 +61,7 @@ class ConvVAE(EncoderDecoder):
         init: str = "glorot",
     ) -> None:
         shape, options = check_event_shape(event_shape), dict(likelihood_options or {})
+        positive_int("latent_dim", latent_dim)
         if len(shape) not in (2, 3):
             cure = "Take the model VAE for rows that are no images."
             expected = "(height, width) or (channels, height, width)"
@@ -90,12 +91,15 @@ class ConvVAE(EncoderDecoder):
         return {"class": "ConvVAE", "arguments": self._arguments}
 
 
-
-
 def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Return channels, height and width of an image shape."""
     height, width = shape[-2:]
     return (shape[0] if len(shape) == 3 else 1), height, width
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    """Lay the weights out as the processor's convolutions are fastest."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 class _Encoder(nn.Module):
@@ -129,7 +133,7 @@ class _Encoder(nn.Module):
             nn.Linear(flat, positive_int("features", features)),
             make_activation(activation),
         )
-        self.body = initialize(body, init).to(memory_format=torch.channels_last)
+        self.body = _channels_last(initialize(body, init))
         self.head = GaussianHead(features, latent_dim, covariance=posterior, init=init)
 
     def forward(self, x: Tensor) -> Distribution:
@@ -151,14 +155,16 @@ class _Decoder(nn.Module):
         self.event_shape, self.shape = shape, _grid(shape)
         channels, height, image_width = self.shape
         self.coarse = (2 * width, (height + 1) // 2, (image_width + 1) // 2)
-        self.dense = nn.Sequential(nn.Linear(latent_dim, 2 * width * self.coarse[1] * self.coarse[2]), make_activation(activation))
+        self.dense = nn.Sequential(
+            nn.Linear(latent_dim, 2 * width * self.coarse[1] * self.coarse[2]), make_activation(activation)
+        )
         self.body = nn.Sequential(
             nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1),
             make_activation(activation),
             nn.Conv2d(width, channels, 3, padding=1),
         )
         initialize(self.dense, init)
-        initialize(self.body, init).to(memory_format=torch.channels_last)
+        _channels_last(initialize(self.body, init))
 
     def forward(self, z: Tensor) -> Tensor:
         return fold_particles(self._image, z, event_dims=1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.core.checks import event_shape as check_event_shape
+from lowerbound.core.checks import positive_int
 from lowerbound.models.base import EncoderDecoder
 from lowerbound.nn import MLP, GaussianHead, make_likelihood
 
@@ -56,6 +57,7 @@ class VAE(EncoderDecoder):
         init: str = "glorot",
     ) -> None:
         shape, options = check_event_shape(event_shape), dict(likelihood_options or {})
+        positive_int("latent_dim", latent_dim)
         super().__init__(
             event_shape=shape,
             latent_dim=latent_dim,
@@ -77,8 +79,6 @@ class VAE(EncoderDecoder):
     def describe(self) -> dict[str, Any]:
         """Return the class and the arguments that rebuild the model, as plain values."""
         return {"class": "VAE", "arguments": self._arguments}
-
-
 
 
 class _Encoder(nn.Module):

@@ -72,12 +72,15 @@ class Program:
         """
         return self.run({**(values or {}), **named}, validate=True)
 
-    def run(self, values: Mapping[str, Tensor] | None = None, *, detach_parameters: bool = False, **options: Any) -> Trace:
+    def run(
+        self, values: Mapping[str, Tensor] | None = None, *, detach_parameters: bool = False, **options: Any
+    ) -> Trace:
         """Run the program once; `options` are those of `Trace`.
 
         Args:
             values: Values of nodes that are not to be drawn.
-            detach_parameters: Whether the net's parameters count as constants; gradients still flow through values.
+            detach_parameters: Whether the net's parameters and inputs count as constants; gradients still flow through
+                values.
             options: `particles`, `batch`, `pathwise`, `complete`, `validate`.
 
         Returns:
@@ -91,7 +94,8 @@ class Program:
         trace = Trace(values, **options)
         if detach_parameters:
             constants = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
-            functional_call(self.net, constants, (trace, *self.inputs))
+            inputs = (value.detach() if isinstance(value, Tensor) else value for value in self.inputs)
+            functional_call(self.net, constants, (trace, *inputs))
         else:
             self.net(trace, *self.inputs)
         for name in trace.unused_values():

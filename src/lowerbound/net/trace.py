@@ -61,15 +61,21 @@ class Node:
                 else "Only bn.sample makes a random variable."
             )
             raise NodeError(explain(f"node {self.name!r}", expected="a node with a density", got=self.kind, cure=cure))
-        if self._version is not None and self.value._version != self._version:
-            cure = "Make a new tensor instead, for example z.clamp(...) for z.clamp_(...)."
-            raise NodeError(explain(f"node {self.name!r}", expected="its value as drawn", got="an in-place change", cure=cure))
+        self.require_unchanged()
         if self._log_prob is None:
             try:
                 self._log_prob = self.distribution.log_prob(self.value)
             except ValueError as error:  # torch's own check of the support
                 raise NodeError(f"node {self.name!r}: {error}") from error
         return self._log_prob
+
+    def require_unchanged(self) -> None:
+        """Raise a `NodeError` if the value was changed in place since it was drawn or given."""
+        if self._version is not None and self.value._version != self._version:
+            cure = "Make a new tensor instead, for example z.clamp(...) for z.clamp_(...)."
+            raise NodeError(
+                explain(f"node {self.name!r}", expected="its value as drawn", got="an in-place change", cure=cure)
+            )
 
 
 class Trace(Mapping[str, Tensor]):
@@ -99,7 +105,7 @@ class Trace(Mapping[str, Tensor]):
     ) -> None:
         self._values = dict(values or {})
         self._nodes: dict[str, Node] = {}
-        self._particles = () if particles is None else (particles,)
+        self._particles: tuple[int, ...] = () if particles is None else (particles,)
         self._batch = batch
         self._pathwise, self._complete, self._validate = pathwise, complete, validate
 
@@ -139,8 +145,10 @@ class Trace(Mapping[str, Tensor]):
             self._nodes[name] = Node(name, given, kind="stochastic", distribution=event, observed=True)
             return given
         if self._complete:
-            cure = f"Add a node {name!r} to the posterior, or observe it."
-            raise NodeError(explain(f"node {name!r}", expected="an observed value or a posterior", got="neither", cure=cure))
+            cure = f"Add a node {name!r} to the posterior, or observe it; given are {', '.join(self._values)}."
+            raise NodeError(
+                explain(f"node {name!r}", expected="an observed value or a posterior", got="neither", cure=cure)
+            )
         return self._draw(name, event, distribution, event_dims)
 
     def deterministic(self, name: str, value: Tensor) -> Tensor:
@@ -157,21 +165,26 @@ class Trace(Mapping[str, Tensor]):
 
         Args:
             name: The name of the node.
-            value: The draw, shape ``lead + event_shape``, or ``batch + event_shape`` for a single particle.
+            value: The draw, shape ``lead + event_shape``; ``bn.particles`` tells how many are asked for.
             event_dims: How many of the last axes are the event's.
 
         Returns:
             The observed value if there is one, else `value`.
+
+        Raises:
+            NodeError: if the name is taken or the shape does not fit.
         """
         self._claim(name)
         given = self._values.get(name)
         node_value = value if given is None else given
-        shape = tuple(node_value.shape[: node_value.dim() - event_dims])
-        if self._batch is None:
+        axes = node_value.dim() - event_dims
+        shape = tuple(node_value.shape[: max(axes, 0)])
+        if self._batch is None and axes >= len(self._particles):
             self._batch = shape[len(self._particles) :]
-        if shape != self.lead:
+        if axes < 0 or shape != self.lead:
             cure = "Draw one value for each particle and row; check event_dims."
-            raise NodeError(explain(f"node {name!r}", expected=f"leading shape {self.lead}", got=shape, cure=cure))
+            expected, got = f"leading shape {self.lead} and {event_dims} event axes", tuple(node_value.shape)
+            raise NodeError(explain(f"node {name!r}", expected=expected, got=got, cure=cure))
         self._nodes[name] = Node(name, node_value, kind="implicit", observed=given is not None, pathwise=given is None)
         return node_value
 
@@ -187,12 +200,14 @@ class Trace(Mapping[str, Tensor]):
         log_prob = node.log_prob()
         if log_prob.dtype in (torch.bfloat16, torch.float16):
             cure = "Call .float() on the network's output: log-probabilities are kept in float32 or better."
-            raise NodeError(explain(f"node {name!r}", expected="a float32 log-probability", got=log_prob.dtype, cure=cure))
+            raise NodeError(
+                explain(f"node {name!r}", expected="a float32 log-probability", got=log_prob.dtype, cure=cure)
+            )
         if tuple(log_prob.shape) == self.lead:
             return log_prob
         if tuple(log_prob.shape) in (self.batch, ()):
             return log_prob.expand(self.lead)
-        cure = f"Pass event_dims={log_prob.dim() - len(self.lead)} more, or fix the shape of the parameters."
+        cure = "The distribution's log_prob must give one number for each particle and row."
         got = tuple(log_prob.shape)
         raise NodeError(explain(f"log_prob of node {name!r}", expected=f"shape {self.lead}", got=got, cure=cure))
 
@@ -200,7 +215,9 @@ class Trace(Mapping[str, Tensor]):
         """Return the sum of the log-probabilities of the named nodes (all random ones if None), shape ``lead``."""
         chosen = self.random_names() if names is None else list(names)
         if not chosen:
-            raise NodeError(explain("log_joint", expected="at least one node", got="none", cure="Name a node with bn.sample."))
+            raise NodeError(
+                explain("log_joint", expected="at least one node", got="none", cure="Name a node with bn.sample.")
+            )
         total = self.log_prob(chosen[0])
         for name in chosen[1:]:
             total = total + self.log_prob(name)
@@ -217,7 +234,7 @@ class Trace(Mapping[str, Tensor]):
         return self._nodes[name]
 
     def random_names(self, *, observed: bool | None = None) -> list[str]:
-        """Return the names of the stochastic and implicit nodes, in order; only observed or only drawn ones on demand."""
+        """Return the names of the stochastic and implicit nodes, in order; on demand only the observed or the drawn."""
         return [
             name
             for name, node in self._nodes.items()
@@ -285,7 +302,8 @@ class Trace(Mapping[str, Tensor]):
                     shape = tuple(given.shape[:extra])
             self._batch = shape
         elif shape not in (self.lead, self._batch, ()):
-            surplus = len(shape) - len(self._batch)
+            places = [len(place) for place in (self.lead, self._batch) if shape[: len(place)] == place]
+            surplus = len(shape) - places[0] if places else 0
             cure = (
                 f"Pass event_dims={surplus} more if the last axes are one event."
                 if surplus > 0
@@ -300,7 +318,9 @@ class Trace(Mapping[str, Tensor]):
         if tuple(value.shape) not in expected:
             shapes = " or ".join(str(s) for s in dict.fromkeys(expected))
             cure = "The last axes are the event, the first the rows; reshape the value or check event_dims."
-            raise NodeError(explain(f"value of node {name!r}", expected=f"shape {shapes}", got=tuple(value.shape), cure=cure))
+            raise NodeError(
+                explain(f"value of node {name!r}", expected=f"shape {shapes}", got=tuple(value.shape), cure=cure)
+            )
         if self._validate:
             _check_support(name, distribution, value)
 
@@ -310,7 +330,7 @@ class Trace(Mapping[str, Tensor]):
         pathwise = event.has_rsample if self._pathwise is None else self._pathwise
         if pathwise and not event.has_rsample:
             kind = type(distribution).__name__
-            cure = "A pathwise gradient needs rsample: use a continuous or relaxed distribution, or a score-function estimator."
+            cure = "A pathwise gradient needs rsample: take a continuous or relaxed one, or a score-function estimator."
             raise NodeError(explain(f"node {name!r}", expected="a distribution with rsample", got=kind, cure=cure))
         log_prob = None
         if pathwise and hasattr(distribution, "rsample_and_log_prob"):  # flows: no inverse of their own draws
@@ -318,10 +338,11 @@ class Trace(Mapping[str, Tensor]):
             log_prob = log_prob.sum(tuple(range(-event_dims, 0))) if event_dims else log_prob
         else:
             value = event.rsample(extra) if pathwise else event.sample(extra)
+        drawn: Tensor = value
         self._nodes[name] = Node(
-            name, value, kind="stochastic", distribution=event, pathwise=bool(pathwise), log_prob=log_prob
+            name, drawn, kind="stochastic", distribution=event, pathwise=bool(pathwise), log_prob=log_prob
         )
-        return value
+        return drawn
 
 
 def _base(distribution: Distribution) -> Distribution:
@@ -337,7 +358,11 @@ def _check_parameters(name: str, distribution: Distribution) -> None:
         if not bool(torch.as_tensor(constraint.check(value)).all()):
             kind = type(base).__name__
             cure = "Look for NaN or infinity in the network's output and for a scale that is not positive."
-            raise NodeError(explain(f"node {name!r}", expected=f"{parameter} of {kind} in {constraint}", got=_span(value), cure=cure))
+            raise NodeError(
+                explain(
+                    f"node {name!r}", expected=f"{parameter} of {kind} in {constraint}", got=_span(value), cure=cure
+                )
+            )
 
 
 def _check_support(name: str, distribution: Distribution, value: Tensor) -> None:
@@ -346,7 +371,7 @@ def _check_support(name: str, distribution: Distribution, value: Tensor) -> None
         support: Any = distribution.support
     except NotImplementedError:
         return
-    if bool(torch.as_tensor(support.check(value)).all()):
+    if bool(torch.as_tensor(support.check(value)).all()) and bool(torch.isfinite(value).all()):
         return
     cure = "Choose a distribution whose support holds the data, or transform the data."
     if type(base).__name__ == "Bernoulli":
@@ -363,5 +388,3 @@ def _span(value: Tensor) -> str:
     if finite.numel() < value.numel():
         return f"{value.numel() - finite.numel()} of {value.numel()} values that are not finite"
     return f"values from {float(value.min()):.4g} to {float(value.max()):.4g}"
-
-

@@ -3,7 +3,13 @@
 from lowerbound.nn.fold import fold_particles
 from lowerbound.nn.heads import GaussianHead
 from lowerbound.nn.initialize import initialize
-from lowerbound.nn.likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood, LogisticLikelihood, make_likelihood
+from lowerbound.nn.likelihoods import (
+    BernoulliLikelihood,
+    GaussianLikelihood,
+    Likelihood,
+    LogisticLikelihood,
+    make_likelihood,
+)
 from lowerbound.nn.mlp import MLP, make_activation
 
 __all__ = [
@@ -13,8 +19,8 @@ __all__ = [
     "GaussianLikelihood",
     "Likelihood",
     "LogisticLikelihood",
-    "make_activation",
     "fold_particles",
     "initialize",
+    "make_activation",
     "make_likelihood",
 ]

@@ -41,6 +41,8 @@ class GaussianHead(nn.Module):
         torch.Size([3, 5, 2])
     """
 
+    rows_columns: Tensor
+
     def __init__(
         self,
         in_features: int,
@@ -60,12 +62,12 @@ class GaussianHead(nn.Module):
             self.register_buffer("rows_columns", torch.tril_indices(features, features, -1), persistent=False)
 
     def forward(self, h: Tensor) -> Distribution:
-        """Return the Gaussian with batch shape ``[*]`` and event shape ``[features]`` for features ``[*, in_features]``."""
+        """Return the Gaussian for features ``[*, in_features]``: batch shape ``[*]``, event shape ``[features]``."""
         loc, log_scale = widen(self.loc(h)), widen(self.log_scale(h))
         scale = log_scale.clamp(-_LOG_SCALE_BOUND, _LOG_SCALE_BOUND).exp()
         if self.below is None:
             return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
-        rows, columns = self.rows_columns
+        rows, columns = self.rows_columns.unbind()
         tril = torch.diag_embed(scale)
         tril[..., rows, columns] = widen(self.below(h))
         return MultivariateNormal(loc, scale_tril=tril, validate_args=False)

@@ -12,6 +12,9 @@ __all__ = ["SCHEMES", "initialize"]
 
 SCHEMES = ("glorot", "he", "lecun", "torch")
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
 
 def initialize(module: nn.Module, scheme: str = "glorot") -> nn.Module:
     """Draw the weights of every linear and convolutional layer in a module; biases become zero.
@@ -40,14 +43,14 @@ def initialize(module: nn.Module, scheme: str = "glorot") -> nn.Module:
     """
     choice("init", scheme, SCHEMES)
     for layer in module.modules():
-        if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)) or scheme == "torch":
+        if not isinstance(layer, (nn.Linear, *_CONVOLUTIONS, *_TRANSPOSED)) or scheme == "torch":
             continue
         if scheme == "glorot":
             nn.init.xavier_uniform_(layer.weight)
         else:
-            fan_in = layer.weight[0].numel()
-            if isinstance(layer, nn.ConvTranspose2d):  # its weight is [in, out, h, w]; each output sees 1/stride^2 of it
-                fan_in = layer.weight.numel() // layer.weight.shape[1] // math.prod(layer.stride)
+            fan_in: float = layer.weight[0].numel()
+            if isinstance(layer, _TRANSPOSED):  # weights [in, out / groups, h, w]; an output sees 1 in stride^2 of them
+                fan_in = layer.weight[:, 0].numel() / layer.groups / math.prod(layer.stride)
             nn.init.normal_(layer.weight, std=math.sqrt((2 if scheme == "he" else 1) / fan_in))
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

@@ -15,7 +15,14 @@ from lowerbound.core.errors import ArgumentError, explain
 from lowerbound.distributions import DiscretizedLogistic
 from lowerbound.nn.heads import widen
 
-__all__ = ["LIKELIHOODS", "BernoulliLikelihood", "GaussianLikelihood", "Likelihood", "LogisticLikelihood", "make_likelihood"]
+__all__ = [
+    "LIKELIHOODS",
+    "BernoulliLikelihood",
+    "GaussianLikelihood",
+    "Likelihood",
+    "LogisticLikelihood",
+    "make_likelihood",
+]
 
 
 class Likelihood(nn.Module):
@@ -38,11 +45,12 @@ class Likelihood(nn.Module):
         raise NotImplementedError
 
     def standardize(self, center: Tensor, spread: Tensor) -> None:
-        """Start from the data's mean `center` and standard deviation `spread`, each of shape ``event_shape`` or ``[]``.
+        """Count outputs in units of the data, where the likelihood has such units; by default nothing.
 
-        An output of zero then stands for the mean. It changes where training starts, not what can be learned.
+        Args:
+            center: The mean of the data, shape ``event_shape`` or ``[]``.
+            spread: Their standard deviation, shape ``event_shape`` or ``[]``.
         """
-        raise NotImplementedError
 
 
 class BernoulliLikelihood(Likelihood):
@@ -53,19 +61,9 @@ class BernoulliLikelihood(Likelihood):
         tensor([-2.7726, -2.7726, -2.7726])
     """
 
-    offset: Tensor
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__(shape)
-        self.register_buffer("offset", torch.zeros(self.event_shape))
-
     def values(self, output: Tensor) -> Distribution:
         """Return a Bernoulli with the output as logits."""
-        return Bernoulli(logits=output + self.offset, validate_args=False)
-
-    def standardize(self, center: Tensor, spread: Tensor) -> None:
-        """Let an output of zero stand for the frequency of ones, kept 1e-3 away from 0 and 1."""
-        self.offset.copy_(torch.logit(center.clamp(1e-3, 1 - 1e-3)).expand(self.event_shape))
+        return Bernoulli(logits=output, validate_args=False)
 
 
 class _ScaledLikelihood(Likelihood):
@@ -112,7 +110,7 @@ class GaussianLikelihood(_ScaledLikelihood):
         return Normal(self.center + self.spread * output, unit * self.log_scale.exp(), validate_args=False)
 
     def standardize(self, center: Tensor, spread: Tensor) -> None:
-        """Let outputs, and a learned scale, count in units of the spread around the center; densities stay those of x."""
+        """Let outputs, and a learned scale, count in units of the spread; densities stay those of x."""
         self.center.copy_(center.expand(self.event_shape))
         self.spread.copy_(spread.expand(self.event_shape))
 
@@ -130,23 +128,17 @@ class LogisticLikelihood(_ScaledLikelihood):
         torch.Size([3])
     """
 
-    offset: Tensor
-
     def __init__(self, shape: tuple[int, ...], *, scale: float | str = "shared", levels: int = 256) -> None:
         super().__init__(shape, scale=scale, start=0.1)
-        if levels < 2:
-            raise ArgumentError(explain("levels", expected="2 or more", got=levels, cure="8-bit images have 256."))
+        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
+            raise ArgumentError(
+                explain("levels", expected="an integer of 2 or more", got=levels, cure="8-bit images have 256.")
+            )
         self.levels = levels
-        self.register_buffer("offset", torch.zeros(self.event_shape))
 
     def values(self, output: Tensor) -> Distribution:
         """Return a discretised logistic with the output's sigmoid as its location."""
-        loc = (output + self.offset).sigmoid()
-        return DiscretizedLogistic(loc, self.log_scale.exp(), self.levels, validate_args=False)
-
-    def standardize(self, center: Tensor, spread: Tensor) -> None:
-        """Let an output of zero stand for the mean intensity, kept 1e-3 away from 0 and 1."""
-        self.offset.copy_(torch.logit(center.clamp(1e-3, 1 - 1e-3)).expand(self.event_shape))
+        return DiscretizedLogistic(output.sigmoid(), self.log_scale.exp(), self.levels, validate_args=False)
 
 
 LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
@@ -177,4 +169,6 @@ def make_likelihood(name: str, shape: tuple[int, ...], **options: Any) -> Likeli
     except TypeError as error:
         known = {"bernoulli": "none", "gaussian": "scale", "logistic": "scale, levels"}[name]
         cure = f"Remove the others from likelihood_options, or choose another likelihood; got {sorted(options)}."
-        raise ArgumentError(explain("likelihood_options", expected=f"for {name}: {known}", got=error, cure=cure)) from error
+        raise ArgumentError(
+            explain("likelihood_options", expected=f"for {name}: {known}", got=error, cure=cure)
+        ) from error

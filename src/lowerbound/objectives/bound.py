@@ -30,6 +30,7 @@ class Bound:
     """
 
     name = "bound"
+    _scored: Draw | None = None
 
     def __init__(
         self,
@@ -46,19 +47,19 @@ class Bound:
     @cached_property
     def draw(self) -> Draw:
         """The latents and both traces; ``bound.draw.model`` holds the model's nodes under the draw."""
-        made = draw(
-            self._model, self._observed, self._posterior, particles=self.particles, validate=self._validate
-        )
+        made = draw(self._model, self._observed, self._posterior, particles=self.particles, validate=self._validate)
         for name in made.latents:
             if made.posterior.node(name).kind == "implicit":
                 cure = "An implicit posterior needs an adversarial objective; or give the node a density."
-                raise NodeError(explain(f"node {name!r}", expected="a density in the posterior", got="an implicit draw", cure=cure))
+                raise NodeError(
+                    explain(f"node {name!r}", expected="a density in the posterior", got="an implicit draw", cure=cure)
+                )
         return made
 
     @property
     def log_weights(self) -> Tensor:
         """log p(x, z) - log q(z | x), shape ``[K, *batch]``, in nats, detached."""
-        return self.draw.log_weights().detach()
+        return self._shown.log_weights().detach()
 
     @property
     def value(self) -> Tensor:
@@ -68,13 +69,18 @@ class Bound:
     @property
     def terms(self) -> dict[str, Tensor]:
         """The bound and its parts of each row, shape ``batch``, in nats, detached."""
-        draws = self.draw
+        draws = self._shown
         parts = {"reconstruction": draws.log_likelihood().mean(0), "kl": draws.kl(analytic=False)}
         return {self.name: self.value, **{name: part.detach() for name, part in parts.items()}}
 
     def sgvb(self) -> Tensor:
         """Return the surrogate cost of the pathwise gradient, shape ``batch``."""
         raise NotImplementedError
+
+    @property
+    def _shown(self) -> Draw:
+        """The draws that numbers are read from: as an estimator scored them, if one did, to spare a run."""
+        return self._scored or self.draw
 
     def _require_pathwise(self, estimator: str) -> None:
         for name in self.draw.latents:
@@ -83,7 +89,9 @@ class Bound:
                 base: Any = node.distribution
                 kind = type(getattr(base, "base_dist", base)).__name__
                 cure = "Draw it from a distribution with rsample, such as a Gaussian or a relaxed one."
-                raise NodeError(explain(f"{estimator} at node {name!r}", expected="a pathwise draw", got=kind, cure=cure))
+                raise NodeError(
+                    explain(f"{estimator} at node {name!r}", expected="a pathwise draw", got=kind, cure=cure)
+                )
 
 
 class BoundObjective(nn.Module):

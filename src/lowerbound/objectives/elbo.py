@@ -74,7 +74,7 @@ class EvidenceLowerBound(Bound):
 
     @property
     def value(self) -> Tensor:
-        """The mean log-weight of each row, shape ``batch``, in nats, detached."""
+        """The bound of each row, shape ``batch``, in nats, detached: the mean log-weight, unless a KL is analytic."""
         return (self._reconstruction - self._kl).detach()
 
     @property

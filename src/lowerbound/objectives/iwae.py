@@ -104,8 +104,10 @@ class ImportanceWeightedBound(Bound):
         weights = log_weights.detach().softmax(0)
         for copy in copies.values():
             if copy.requires_grad:
-                copy.register_hook(lambda grad: grad * weights.reshape(weights.shape + (1,) * (grad.dim() - weights.dim())))
-        self.draw = scored  # the same values: what is read later need not run the model again
+                copy.register_hook(
+                    lambda grad: grad * weights.reshape(weights.shape + (1,) * (grad.dim() - weights.dim()))
+                )
+        self._scored = scored  # to be read, not to be differentiated: its latents carry the hooks
         return -(weights * log_weights).sum(0)
 
 

@@ -51,11 +51,15 @@ class Draw:
         self._values = {name: posterior[name] for name in self.latents} if values is None else values
         if not self.latents:
             cure = "Draw at least one latent with bn.sample in the posterior."
-            raise NodeError(explain("posterior", expected="a program that draws latents", got="no random node", cure=cure))
+            raise NodeError(
+                explain("posterior", expected="a program that draws latents", got="no random node", cure=cure)
+            )
         for name in self.latents:
             if name in observed:
                 cure = "Observe it, or give it a posterior, not both."
-                raise NodeError(explain(f"node {name!r}", expected="a latent or an observed node", got="both", cure=cure))
+                raise NodeError(
+                    explain(f"node {name!r}", expected="a latent or an observed node", got="both", cure=cure)
+                )
 
     @cached_property
     def model(self) -> Trace:
@@ -111,11 +115,16 @@ class Draw:
 
     def _node_kl(self, name: str, analytic: bool) -> Tensor:
         if analytic:
-            q, p = self.posterior.node(name).distribution, self.model.node(name).distribution
+            q_node, p_node = self.posterior.node(name), self.model.node(name)
+            for node in (q_node, p_node):
+                node.require_unchanged()
+            q, p = q_node.distribution, p_node.distribution
             closed = kl_divergence(q, p) if q is not None and p is not None else None
             if closed is not None:
                 # A node below another has one divergence for each draw of its parents.
-                return closed.mean(0) if closed.dim() > len(self.posterior.batch) else closed.expand(self.posterior.batch)
+                return (
+                    closed.mean(0) if closed.dim() > len(self.posterior.batch) else closed.expand(self.posterior.batch)
+                )
         return (self.posterior.log_prob(name) - self.model.log_prob(name)).mean(0)
 
 
@@ -147,7 +156,7 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
     r"""Return :math:`\log \frac{1}{K} \sum_k w_k` over axis 0: from ``[K, *batch]`` to ``[*batch]``.
 
     Example:
-        >>> log_mean_exp(torch.zeros(7, 2))
-        tensor([0., 0.])
+        >>> log_mean_exp(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+        tensor([0.6201, 1.0000])
     """
     return torch.logsumexp(log_weights, 0) - math.log(log_weights.shape[0])

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.core.errors import ArgumentError, explain
 from lowerbound.evaluation.latents import ACTIVE_VARIANCE
+from lowerbound.report.drawing import (
+    bare,
+    class_bar,
+    class_names,
+    colour_bar,
+    gap,
+    heat_map,
+    picture,
+    quantile_ticks,
+)
 from lowerbound.report.style import ACCENT, GREY, MAIN, new_figure, palette, styled
 from lowerbound.report.tables import measure_name
 from lowerbound.report.tiles import columns_for, is_image, mosaic, pixels, value_range
@@ -33,7 +42,7 @@ Array = NDArray[Any]
 
 @styled
 def training_curves(history: Sequence[Mapping[str, Any]], *, certified: bool = True) -> Figure:
-    """Draw the bound against the epoch, and its parts beside it, for the training and the validation rows.
+    r"""Draw the bound against the epoch, and its parts beside it, for the training and the validation rows.
 
     Args:
         history: One record an epoch: ``{"epoch": 1, "train": {"elbo": ..., "reconstruction": ..., "kl": ...}}``, with
@@ -46,7 +55,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], *, certified: bool = T
     Example:
         >>> figure = training_curves([{"epoch": 1, "train": {"elbo": -90.0, "reconstruction": -70.0, "kl": 20.0}}])
         >>> [axes.get_ylabel() for axes in figure.axes]
-        ['ELBO (nats per row)', 'reconstruction\\n(nats per row)', 'KL\\n(nats per row)']
+        ['ELBO (nats per row)', 'reconstruction\n(nats per row)', 'KL\n(nats per row)']
     """
     if not history:
         cure = "Train for at least one epoch."
@@ -66,8 +75,9 @@ def training_curves(history: Sequence[Mapping[str, Any]], *, certified: bool = T
             axes.set_xlabel("")
     warm_up = [record["epoch"] for record in history if record.get("kl_weight", 1) < 1]
     if warm_up:
+        ground: dict[str, Any] = {"color": "#eeeeee", "linewidth": 0, "zorder": 0, "label": "KL weight below 1"}
         for axes in figure.axes:
-            axes.axvspan(history[0]["epoch"], warm_up[-1], color="#eeeeee", linewidth=0, zorder=0, label="KL weight below 1")
+            axes.axvspan(history[0]["epoch"], warm_up[-1], **ground)
     _mark_best(main, history, bound)
     handles, labels = main.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=4)
@@ -109,7 +119,7 @@ def _focus(axes: Axes, epochs: Array, series: Sequence[Array]) -> None:
     low, high, full = float(np.nanmin(late)), float(np.nanmax(late)), float(np.nanmax(values) - np.nanmin(values))
     if full < 4 * (high - low) or full == 0:
         return
-    margin = max(0.08 * (high - low), 0.01 * full)  # the second keeps noise from filling the axis
+    margin = max(0.08 * (high - low), 0.004 * full)  # the second keeps noise from filling the axis
     axes.set_ylim(low - margin, high + margin)
     outside = epochs[((values < low - margin) | (values > high + margin)).any(axis=0)]
     which = f"epoch {outside[0]}" if len(outside) == 1 else f"epochs {outside[0]} to {outside[-1]}"
@@ -140,19 +150,19 @@ def samples(gallery: Gallery) -> Figure:
     """
     rows = _need(gallery, "samples")
     low, high = value_range(rows if gallery.inputs is None else gallery.inputs)
-    title = f"{len(rows)} samples: mean of p(x | z), z drawn from the prior"
+    title = f"{len(rows)} samples: mean of p(x | z), z from the prior"
     if is_image(gallery.event_shape):
         tiles = pixels(rows, low, high)
         columns = columns_for(len(tiles), *tiles.shape[1:3])
-        figure, axes = _picture(mosaic(tiles, columns, _gap(tiles)), title, low, high)
+        figure, axes = picture(mosaic(tiles, columns, gap(tiles)), title, low, high)
         axes.set_axis_off()
         return figure
     flat = rows.reshape(len(rows), -1)
-    figure = new_figure(min(max(3.5, 1.5 + 0.3 * flat.shape[1]), 7.5), 5)
+    figure = new_figure(min(max(3.5, 1.5 + 0.3 * flat.shape[1]), 5), 4.4)
     axes = figure.add_subplot()
     axes.set_title(title if flat.shape[1] > 15 else "samples: mean of p(x | z)")
     axes.set_ylabel("sample")
-    _heat_map(figure, [axes], [flat], low, high)
+    heat_map(figure, [axes], [flat], low, high)
     return figure
 
 
@@ -176,7 +186,7 @@ def reconstructions(gallery: Gallery) -> Figure:
     left.set_title("input")
     right.set_title("reconstruction")
     left.set_ylabel("row of data")
-    _heat_map(figure, [left, right], flat, low, high)
+    heat_map(figure, [left, right], flat, low, high)
     return figure
 
 
@@ -185,22 +195,22 @@ def _image_pairs(inputs: Array, outputs: Array, low: float, high: float) -> Figu
     n, height, width = inputs.shape[:3]
     columns = columns_for(2 * n, height, width)
     columns = min(n, columns)
-    gap = _gap(inputs)
+    space = gap(inputs)
     bands, ticks, top = [], [], 0
     for start in range(0, n, columns):
         pair = []
         for tiles in (inputs, outputs):
-            band = mosaic(tiles[start : start + columns], columns, gap)
+            band = mosaic(tiles[start : start + columns], columns, space)
             ticks.append(top + height / 2 - 0.5)
-            top += height + gap
-            pair += [band, np.ones((gap, band.shape[1], 3), dtype=np.float32)]
-        bands += [*pair, np.ones((2 * gap, band.shape[1], 3), dtype=np.float32)]
-        top += 2 * gap
-    title = "Rows of data above their reconstructions: mean of p(x | z) at the mean z of q(z | x)"
-    figure, axes = _picture(np.concatenate(bands)[: -3 * gap], title, low, high)
+            top += height + space
+            pair += [band, np.ones((space, band.shape[1], 3), dtype=np.float32)]
+        bands += [*pair, np.ones((2 * space, band.shape[1], 3), dtype=np.float32)]
+        top += 2 * space
+    title = "Rows of data, each above its reconstruction"
+    figure, axes = picture(np.concatenate(bands)[: -3 * space], title, low, high, width=6.2)
     axes.set_yticks(ticks, ["input", "reconstruction"] * (len(ticks) // 2))
     axes.set_xticks([])
-    _bare(axes)
+    bare(axes)
     return figure
 
 
@@ -217,7 +227,7 @@ def latent_scatter(gallery: Gallery) -> Figure:
         ArgumentError: if the gallery holds no latents.
     """
     latents = _need(gallery, "latents").astype(float)
-    figure = new_figure(6.6 if gallery.labels is not None else 5.8, 5.4)
+    figure = new_figure(5.2 if gallery.labels is not None else 4.7, 4.4)
     axes = figure.add_subplot()
     axes.set_title(f"Mean of q(z | x) for {len(latents):,} rows")
     classes, codes = (np.array([0]), np.zeros(len(latents), dtype=int))
@@ -233,12 +243,13 @@ def latent_scatter(gallery: Gallery) -> Figure:
         points, names = (latents, ("$z_1$", "$z_2$")) if latents.shape[1] == 2 else _principal(latents)
         order = np.random.default_rng(0).permutation(len(points))  # so that no class hides another
         size = float(np.clip(12_000 / len(points), 4, 18))
-        axes.scatter(*points[order].T, c=colours[codes[order]], s=size, alpha=0.75, linewidths=0)
+        x, y = points[order].T
+        axes.scatter(x, y, c=colours[codes[order]], s=size, alpha=0.75, linewidths=0)
         axes.set_xlabel(names[0])
         axes.set_ylabel(names[1])
         axes.set_aspect("equal", adjustable="datalim")
     if gallery.labels is not None:
-        _class_bar(figure, axes, colours.tolist(), _class_names(classes, gallery.label_names))
+        class_bar(figure, axes, colours.tolist(), class_names(classes, gallery.label_names))
     return figure
 
 
@@ -250,30 +261,10 @@ def _principal(latents: Array) -> tuple[Array, tuple[str, str]]:
     largest = top[np.abs(top).argmax(axis=0), [0, 1]]
     share = variances[[-1, -2]] / max(variances.sum(), 1e-300)
     first, second = (
-        f"{word} principal component of z ({part:.0%} of its variance)"
+        f"{word} principal component of z ({100 * part:.0f} % of variance)"
         for word, part in zip(("first", "second"), share, strict=True)
     )
     return centred @ (top * np.sign(largest)), (first, second)  # a direction's sign is arbitrary: fix it
-
-
-def _class_names(classes: Array, names: Sequence[str] | None) -> list[str]:
-    """Return the classes' names, short and without mathematics, or their numbers."""
-    known = [names[c] if names is not None and 0 <= c < len(names) else str(c) for c in classes]
-    return [(name if len(name) <= 24 else name[:23] + "…").replace("$", r"\$") for name in known]
-
-
-def _class_bar(figure: Figure, axes: Axes, colours: list[str], names: list[str]) -> None:
-    """Add a colour bar with one block a class and a tick in the middle of each, thinned out beyond 25 classes."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import BoundaryNorm, ListedColormap
-
-    n = len(names)
-    scale = ScalarMappable(BoundaryNorm(np.arange(n + 1) - 0.5, n), ListedColormap(colours))
-    bar = figure.colorbar(scale, ax=axes, label="class", pad=0.02, aspect=30)
-    ticks = range(0, n, math.ceil(n / 25))
-    bar.set_ticks(list(ticks), labels=[names[i] for i in ticks])
-    bar.ax.tick_params(which="both", length=0)
-    bar.outline.set_visible(False)
 
 
 @styled
@@ -299,12 +290,12 @@ def manifold(gallery: Gallery) -> Figure:
     upwards = grid[::-1].reshape(rows * columns, *grid.shape[2:])
     tiles = pixels(upwards, low, high)
     title = "Mean of p(x | z) over the normal quantiles 5 % to 95 % of z"
-    figure, axes = _picture(mosaic(tiles, columns, 0), title, low, high)
+    figure, axes = picture(mosaic(tiles, columns, 0), title, low, high)
     height, width = tiles.shape[1:3]
-    tall = min(1.0, rows * height / (columns * width))
-    _quantile_ticks(axes, "x", (np.arange(columns) + 0.5) * width - 0.5, count=8 if tall == 1 else 6)
-    _quantile_ticks(axes, "y", (rows - np.arange(rows) - 0.5) * height - 0.5, count=max(2, int(8 * tall)))
-    _bare(axes)
+    ratio = rows * height / (columns * width)
+    quantile_ticks(axes, "x", (np.arange(columns) + 0.5) * width - 0.5, count=int(np.clip(6 / ratio, 2, 8)))
+    quantile_ticks(axes, "y", (rows - np.arange(rows) - 0.5) * height - 0.5, count=int(np.clip(8 * ratio, 2, 8)))
+    bare(axes)
     return figure
 
 
@@ -320,25 +311,15 @@ def _feature_maps(grid: Array) -> Figure:
     for feature, axes in enumerate(all_axes[:shown]):
         image = axes.imshow(grid[..., feature], origin="lower", vmin=low, vmax=high, cmap="viridis")
         axes.set_title(f"feature {feature + 1}", fontsize=8)
-        _quantile_ticks(axes, "x", np.arange(columns), count=4)
-        _quantile_ticks(axes, "y", np.arange(rows), count=4)
+        quantile_ticks(axes, "x", np.arange(columns), count=4)
+        quantile_ticks(axes, "y", np.arange(rows), count=4)
         axes.label_outer()
         axes.tick_params(labelsize=7)
     for axes in all_axes[shown:]:
         axes.set_axis_off()
     label = "mean of p(x | z)" + (f", first {shown} of {features} features" if features > shown else "")
-    _colour_bar(figure, image, list(all_axes), label)
+    colour_bar(figure, image, list(all_axes), label)
     return figure
-
-
-def _quantile_ticks(axes: Axes, axis: Literal["x", "y"], places: Array, *, count: int) -> None:
-    """Label up to `count` of the tiles' middles, symmetric about the centre, with the latent's value."""
-    n = len(places)
-    index = np.unique(np.linspace(0, n - 1, min(count, n)).round().astype(int))
-    values = [NormalDist().inv_cdf(q) for q in np.linspace(0.05, 0.95, n)]
-    labels = [f"{values[i]:.2f}".replace("-", "−") for i in index]
-    (axes.set_xticks if axis == "x" else axes.set_yticks)(places[index], labels)
-    (axes.set_xlabel if axis == "x" else axes.set_ylabel)("$z_1$" if axis == "x" else "$z_2$")
 
 
 @styled
@@ -369,7 +350,7 @@ def unit_kl(source: Gallery | Scores) -> Figure:
         axes.bar(idle, 1, 1.0, color="#e4e4e4", zorder=0, transform=ground, label=label if len(idle) else "")
         figure.legend(loc="outside upper left", ncols=2 if n > 25 else 1)
     axes.set_ylabel("KL per unit (nats)")
-    axes.set_ylim(0, 1.05 * max(values.max(), 1e-3))
+    axes.set_ylim(0, max(1.05 * values.max(), 0.05))  # a collapsed posterior shall look like one
     axes.set_xlim(0.3, n + 0.7)
     if n <= 25:
         axes.set_xticks(place, [str(i + 1) for i in order])
@@ -401,52 +382,3 @@ def _need(gallery: Any, part: str) -> Array:
         cure = "Make the gallery from a model and data that have it, or leave this figure out."
         raise ArgumentError(explain("gallery", expected=f"an array {part!r}", got="none", cure=cure))
     return np.asarray(value)
-
-
-def _gap(tiles: Array) -> int:
-    """Return the white pixels between tiles ``[n, H, W, 3]``: about a sixteenth of a tile."""
-    return max(1, round(max(tiles.shape[1:3]) / 16))
-
-
-def _picture(image: Array, title: str, low: float, high: float) -> tuple[Figure, Axes]:
-    """Return a figure that fits an image ``[H, W, 3]``, and its axes."""
-    height, width = image.shape[:2]
-    scale = min(6.0 / width, 7.0 / height)
-    figure = new_figure(max(scale * width, 5.0) + 0.9, scale * height + 0.6, picture=True)
-    axes = figure.add_subplot()
-    axes.imshow(image, aspect="equal")
-    axes.set_title(title if (low, high) == (0, 1) else f"{title}\nblack {low:.3g}, white {high:.3g}")
-    return figure, axes
-
-
-def _bare(axes: Axes) -> None:
-    """Take the frame and the tick marks off axes that hold a picture."""
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-
-
-def _heat_map(figure: Figure, all_axes: Sequence[Axes], tables: Sequence[Array], low: float, high: float) -> None:
-    """Draw tables ``[rows, features]`` side by side on one colour scale."""
-    from matplotlib.ticker import MaxNLocator
-
-    for axes, table in zip(all_axes, tables, strict=True):
-        n, features = table.shape
-        extent = (0.5, features + 0.5, n + 0.5, 0.5)
-        image = axes.imshow(
-            table, cmap="viridis", vmin=low, vmax=high, aspect="auto", interpolation="nearest", extent=extent
-        )
-        axes.set_xlabel("feature")
-        for axis, count in ((axes.xaxis, features), (axes.yaxis, n)):
-            if count <= 8:
-                axis.set_ticks(range(1, count + 1))
-            else:
-                axis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        _bare(axes)
-    _colour_bar(figure, image, list(all_axes), "value")
-
-
-def _colour_bar(figure: Figure, image: Any, all_axes: list[Axes], label: str) -> None:
-    """Add a colour bar for a continuous scale."""
-    bar = figure.colorbar(image, ax=all_axes, label=label, pad=0.02, aspect=30)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=2)

@@ -102,4 +102,6 @@ def _parse(line: str, place: str) -> dict[str, Any]:
 
 def _terms(value: object) -> bool:
     """Return whether a value is a non-empty dict of numbers; None stands for a value that was not finite."""
-    return isinstance(value, dict) and bool(value) and all(isinstance(v, (int, float, type(None))) for v in value.values())
+    if not isinstance(value, dict) or not value:
+        return False
+    return all(term is None or isinstance(term, (int, float)) for term in value.values())

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from lowerbound.evaluation import Scores
 
-__all__ = ["HEADER", "markdown", "meaning", "measure_name", "nats", "rich", "rows", "text"]
+__all__ = ["HEADER", "markdown", "meaning", "measure_name", "nats", "rows", "scores_table", "text"]
 
 HEADER = ("measure", "nats per row", "rows", "particles", "kind")
 
@@ -74,7 +74,7 @@ def nats(value: float | None, stderr: float | None = None) -> str:
 
 def rows(scores: Scores) -> list[tuple[str, ...]]:
     """Return one row a measure, in the order of `HEADER`; the parts of the ELBO follow it, indented."""
-    table = []
+    table: list[tuple[str, ...]] = []
     for name, measure in scores.measures.items():
         particles = measure.get("particles")
         table.append(
@@ -88,7 +88,7 @@ def rows(scores: Scores) -> list[tuple[str, ...]]:
         )
         for part, label in (("reconstruction", "reconstruction"), ("kl", "KL")):
             if measure.get(part) is not None:
-                table.append((f"  {label}", nats(measure[part]), "", "", "part of the bound"))
+                table.append((f"  {label}", nats(measure[part]), "", "", ""))
     return table
 
 
@@ -116,7 +116,7 @@ def markdown(scores: Scores) -> str:
     return "\n".join([line(HEADER), "| --- | ---: | ---: | ---: | --- |", *map(line, rows(scores))])
 
 
-def rich(scores: Scores) -> Table:
+def scores_table(scores: Scores) -> Table:
     """Return the scores as a `rich.table.Table`, to be printed by a `rich.console.Console`."""
     from rich import box
     from rich.table import Table

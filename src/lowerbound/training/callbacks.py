@@ -94,10 +94,11 @@ class TensorBoard:
         except ImportError as error:
             cure = "Install it: pip install 'lowerbound[tensorboard]'."
             raise ArgumentError(explain("tensorboard", expected="the package tensorboard", got="none", cure=cure)) from error
-        self._writer = SummaryWriter(os.fspath(folder))
+        self._open, self._folder = SummaryWriter, os.fspath(folder)
 
     def start(self, *, epochs: int, batches: int, epoch: int, batch: int) -> None:
-        """Nothing."""
+        """Open the event file; steps that a resumed run repeats replace the old ones."""
+        self._writer = self._open(self._folder, purge_step=epoch * batches + 1)
 
     def step(self, *, epoch: int, batch: int, sums: dict[str, Tensor]) -> None:
         """Nothing: a line an epoch is enough."""

@@ -1,0 +1,131 @@
+"""The result of a run in plain words: one headline, and notes on what a reader should know or change."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lowerbound.report.records import Record
+from lowerbound.report.tables import measure_name, nats
+
+if TYPE_CHECKING:
+    from lowerbound.evaluation import Scores
+
+__all__ = ["Note", "headline", "notes"]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence for the reader.
+
+    Attributes:
+        text: The sentence.
+        level: ``"warning"`` if something should be changed, ``"info"`` if it is only good to know.
+    """
+
+    text: str
+    level: Literal["info", "warning"] = "info"
+
+
+def headline(record: Record, scores: Scores | None = None) -> str:
+    """Return the result in one line: the measures and the active units, or the last bound of the training."""
+    if scores is None or not scores.measures:
+        part = "validation" if _best(record) else "train"
+        best = _best(record) or record.history[-1]
+        kind = measure_name(record.bound) + ("" if record.certified else " objective (no bound)")
+        value = nats(best[part][record.bound])
+        return f"{part.capitalize()} {kind} {value} nats at epoch {best['epoch']}; not evaluated yet"
+    results = [f"{measure_name(name)} {nats(m['value'], m.get('stderr'))}" for name, m in scores.measures.items()]
+    split = str(scores.data.get("split") or "all rows")
+    line = f"{split.capitalize()} {', '.join(results)} nats"
+    active, size = scores.latents.get("active_units"), scores.latents.get("latent_dim")
+    return line if active is None else f"{line}; {active} of {size} latent units active"
+
+
+def notes(record: Record, scores: Scores | None = None) -> list[Note]:
+    """Return what a reader should know about the training and the scores, warnings first."""
+    found = [*_on_validation(record), *_on_objective(record)]
+    if scores is not None:
+        found += [*_on_latents(scores), *_on_tightness(scores), *_on_rows(scores)]
+    return sorted(found, key=lambda note: note.level != "warning")
+
+
+def _best(record: Record) -> dict[str, Any] | None:
+    """Return the epoch with the highest validation bound, None if there was no validation."""
+    validated = [epoch for epoch in record.history if _finite((epoch.get("validation") or {}).get(record.bound))]
+    return max(validated, key=lambda epoch: epoch["validation"][record.bound]) if validated else None
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _on_validation(record: Record) -> list[Note]:
+    """Say whether training ran too long or not long enough, from ten epochs on."""
+    best, last, total = _best(record), record.history[-1], len(record.history)
+    if best is None or total < 10 or not _finite((last.get("validation") or {}).get(record.bound)):
+        return []
+    epoch, loss = best["epoch"], best["validation"][record.bound] - last["validation"][record.bound]
+    if last["epoch"] - epoch >= max(3, total // 10):
+        text = f"Validation stopped improving at epoch {epoch} of {last['epoch']} and has since lost {loss:.2f} nats."
+        return [Note(f"{text} The weights of epoch {epoch} are kept; fewer epochs would do.")]
+    earlier = record.history[-max(2, total // 10) - 1]
+    gain = best["validation"][record.bound] - ((earlier.get("validation") or {}).get(record.bound) or math.nan)
+    if gain > 0.2:
+        span = last["epoch"] - earlier["epoch"]
+        text = f"Validation was still rising: {gain:.2f} nats over the last {span} epochs. Train longer."
+        return [Note(text, "warning")]
+    return []
+
+
+def _on_objective(record: Record) -> list[Note]:
+    """Say whether the training curve may be read as a bound."""
+    found = []
+    if not record.certified:
+        text = f"The training objective, {measure_name(record.bound)}, is no certified bound of log p(x)"
+        found.append(Note(f"{text}: compare runs by their scores, and never by their curves.", "warning"))
+    weight = record.history[-1].get("kl_weight")
+    if weight is not None and weight < 1:
+        text = f"The KL warm-up had not finished when training ended (weight {weight:.2f})"
+        found.append(Note(f"{text}, so the bound itself was never maximised. Train longer.", "warning"))
+    return found
+
+
+def _on_latents(scores: Scores) -> list[Note]:
+    """Warn of a collapsed posterior."""
+    active, size = scores.latents.get("active_units"), scores.latents.get("latent_dim")
+    if active is None or not size:
+        return []
+    if active == 0:
+        text = "No latent unit varies with the data: the decoder ignores z (posterior collapse)."
+        return [Note(f"{text} Train longer, try a KL warm-up, or a weaker decoder.", "warning")]
+    if size >= 4 and active <= size // 4:
+        units = "unit is" if active == 1 else "units are"
+        text = f"Only {active} of {size} latent {units} active: try a KL warm-up"
+        return [Note(f"{text}, or save time with a smaller latent space.", "warning")]
+    return []
+
+
+def _on_tightness(scores: Scores) -> list[Note]:
+    """Say how far the ELBO lies below the tightest lower bound."""
+    bounds = {name: m["value"] for name, m in scores.measures.items() if m.get("kind") == "lower bound"}
+    bounds = {name: value for name, value in bounds.items() if _finite(value)}
+    if "elbo" not in bounds or len(bounds) < 2:
+        return []
+    name = max(bounds, key=lambda other: bounds[other])
+    gap = bounds[name] - bounds["elbo"]
+    if gap <= 0:
+        return []
+    text = f"{measure_name(name)} lies {gap:.2f} nats above the ELBO, so the posterior costs the ELBO about that much"
+    return [Note(f"{text} or more.")]
+
+
+def _on_rows(scores: Scores) -> list[Note]:
+    """Warn of scores on a part of the data."""
+    total = scores.data.get("n")
+    used = [m["n"] for m in scores.measures.values()]
+    if not isinstance(total, int) or not used or min(used) >= total:
+        return []
+    text = f"Only {min(used):,} of {total:,} rows were evaluated: fit for a quick look, not for a comparison."
+    return [Note(text, "warning")]

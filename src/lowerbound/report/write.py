@@ -1,0 +1,232 @@
+"""From a run folder to its report: figures as files, and one page that holds everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lowerbound.core.files import write_bytes
+from lowerbound.evaluation import Gallery, Scores
+from lowerbound.report import figures, tables
+from lowerbound.report.html import Markup, Page, Picture, Section, code, element, picture, render, table
+from lowerbound.report.records import Record, read_record
+from lowerbound.report.style import png
+from lowerbound.report.verdict import headline, notes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["write"]
+
+_FIRST_MEASURES = ("elbo", "iwae-1000")
+
+# name, the gallery's part, title, caption
+_GALLERY: tuple[tuple[str, Callable[..., Figure], str, str, str], ...] = (
+    (
+        "reconstructions", figures.reconstructions, "reconstructions", "Reconstructions",
+        "Rows of the evaluated data, and the mean of p(x | z) at the mean of their posterior.",
+    ),
+    (
+        "samples", figures.samples, "samples", "Samples",
+        "What the model makes of draws from the prior: the mean of p(x | z).",
+    ),
+    (
+        "latent_scatter", figures.latent_scatter, "latents", "Latent space",
+        "The posterior mean of each row. Rows of one class lie together where the class matters to what is seen.",
+    ),
+    (
+        "manifold", figures.manifold, "manifold", "Latent manifold",
+        "What each place of the latent plane decodes to. The steps hold equal prior probability, from 5 % to 95 %.",
+    ),
+)  # fmt: skip
+
+
+def write(run: str | os.PathLike[str], scores: Scores | None = None) -> Path:
+    """Write ``figures/*.png`` and the self-contained page ``report.html`` of a run.
+
+    Args:
+        run: The run folder, with ``config.json`` and ``metrics.jsonl``.
+        scores: The scores to show; they are kept in the folder. None to show those that the folder holds, if any;
+            without scores the page shows the training and says how to get them.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        RunError: if the folder is missing, foreign, damaged or cannot be written, or has no finished epoch.
+
+    Example:
+        >>> import tempfile
+        >>> train, test = lb.data.four_points()
+        >>> model = lb.models.VAE(event_shape=(4,), latent_dim=2, hidden=(8,))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = lb.fit(lb.objectives.ELBO(model), train, epochs=1, out=f"{folder}/run", progress=False)
+        ...     lb.report.write(f"{folder}/run", lb.evaluate(run.model, test, "elbo", limit=8)).name
+        'report.html'
+    """
+    record = read_record(run)
+    folder = record.folder
+    if scores is not None:
+        scores.write(folder)
+    elif (folder / "scores.json").exists():
+        scores = Scores.read(folder)
+    gallery = scores.gallery if scores is not None and scores.gallery is not None else Gallery.read(folder)
+    pictures = list(_pictures(record, scores, gallery))
+    for shown in pictures:
+        write_bytes(folder / "figures" / f"{shown.name}.png", shown.png)
+    page = Page(
+        title=f"Report of the run {folder.resolve().name}",
+        verdict=headline(record, scores),
+        notes=notes(record, scores),
+        sections=[
+            _scores_section(record, scores),
+            Section("What was trained on what", [table((), _trained(record))]),
+            Section("Figures", [element("div", map(picture, pictures), class_="figures")]),
+            _reproduce_section(record, scores),
+        ],
+    )
+    path = folder / "report.html"
+    write_bytes(path, render(page).encode())
+    return path
+
+
+def _pictures(record: Record, scores: Scores | None, gallery: Gallery | None) -> Iterator[Picture]:
+    """Yield the figures that the folder has data for."""
+    curves = figures.training_curves(record.history, certified=record.certified)
+    caption = "Means over the rows of each epoch. Higher is better for the bound and for the reconstruction."
+    if not record.certified:
+        caption += " The objective is no certified bound of log p(x)."
+    yield Picture("training_curves", "Training", caption, png(curves))
+    for name, draw, part, title, text in _GALLERY:
+        if gallery is not None and getattr(gallery, part) is not None:
+            yield Picture(name, title, text, png(draw(gallery)))
+    for source in (scores, gallery):
+        known = source.latents.get("unit_kl") if isinstance(source, Scores) else getattr(source, "unit_kl", None)
+        if source is not None and known is not None:
+            caption = "The mean KL(q(z_d | x) || p(z_d)) of each unit: what it tells about a row, in nats."
+            yield Picture("unit_kl", "KL per latent unit", caption, png(figures.unit_kl(source)))
+            return
+
+
+def _scores_section(record: Record, scores: Scores | None) -> Section:
+    """Return the table of the scores, or the command that makes them."""
+    if scores is None or not scores.measures:
+        text = "The run has not been evaluated. This command adds the scores, the samples and the latents:"
+        return Section("Scores", [element("p", text), code(_evaluate_command(record, _FIRST_MEASURES))])
+    meanings = iter([tables.meaning(name, measure) for name, measure in scores.measures.items()])
+    rows = [(*row, "" if row[0].startswith(" ") else next(meanings)) for row in tables.rows(scores)]
+    data = scores.data
+    about = f"On {data.get('name', 'the data')}, {data.get('split') or 'all'} rows, {_binarisation(data)}. "
+    about += "The number after ± is the standard error over rows."
+    shown = table((*tables.HEADER, "meaning"), rows, numbers=(1, 2, 3))
+    return Section("Scores", [element("p", about), shown])
+
+
+def _binarisation(data: Mapping[str, Any]) -> str:
+    kind, seed = data.get("binarize"), data.get("binarize_seed")
+    if kind in (None, "none"):
+        return "not binarised"
+    return f"{kind} binarisation" + (f" (seed {seed})" if seed is not None and kind != "threshold" else "")
+
+
+def _trained(record: Record) -> Iterator[tuple[str, Markup]]:
+    """Yield one row a part of the run: its name, and its settings."""
+    config = record.config
+    objective = config.get("objective")
+    recipe = config.get("recipe")
+    if isinstance(recipe, dict):  # its settings are the model's, the objective's and the training's, which follow
+        recipe = {key: recipe.get(key) for key in ("name", "summary")}
+    parts = {"recipe": recipe, "model": config.get("model"), "objective": objective}
+    if isinstance(objective, dict):
+        parts["model"] = parts["model"] or objective.get("model")
+        parts["objective"] = {key: value for key, value in objective.items() if key != "model"}
+    for key in ("data", "validation", "training"):
+        parts[key] = config.get(key)
+    for key, value in parts.items():
+        if value is not None:
+            yield key, _facts(value if isinstance(value, dict) else {"name": value})
+    seconds = [epoch["seconds"] for epoch in record.history if epoch.get("seconds") is not None]
+    speeds = [epoch["rows_per_second"] for epoch in record.history if epoch.get("rows_per_second") is not None]
+    done = {"epochs": len(record.history), "steps": record.history[-1].get("step")}
+    if seconds:
+        done["time"] = _duration(sum(seconds))
+    if speeds:
+        done["speed"] = f"{statistics.median(speeds):,.0f} rows/s"
+    yield "done", _facts(done)
+
+
+def _facts(settings: Mapping[str, Any]) -> Markup:
+    """Return settings as one line of names and values; nested ones get dotted names, and unset ones are left out."""
+    pieces: list[str] = []
+    for key, value in _flat(settings):
+        name = key.removeprefix("arguments.")
+        if name in ("class", "name"):
+            pieces.insert(0, element("b", str(value), class_="fact"))
+        elif name != "sha256" and value is not None:
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            pieces.append(element("span", [element("span", f"{name} "), shown], class_="fact"))
+    return element("div", [piece for pair in pieces for piece in (pair, " ")])
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    Example:
+        >>> _duration(4.2), _duration(75), _duration(7320)
+        ('4.2 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _reproduce_section(record: Record, scores: Scores | None) -> Section:
+    """Return the commands, the versions and the hashes that give the same numbers again."""
+    config, content = record.config, []
+    command = config.get("command")
+    if command:
+        content.append(code(shlex.join(map(str, command)) if isinstance(command, list) else str(command)))
+    else:
+        content.append(element("p", "The run was started from Python; all of its settings stand below."))
+    if scores is not None and scores.measures:
+        content.append(code(_evaluate_command(record, tuple(scores.measures), scores.data)))
+    rows = [("versions", ", ".join(f"{name} {version}" for name, version in (config.get("versions") or {}).items()))]
+    for label, data in (("training", config.get("data")), ("evaluated", scores.data if scores else None)):
+        if isinstance(data, dict) and data.get("sha256"):
+            rows.append((f"{label} data (SHA-256)", element("code", str(data["sha256"]))))
+    content.append(table((), [row for row in rows if row[1]]))
+    settings = json.dumps(config, indent=2, ensure_ascii=False, default=str)
+    content.append(element("details", [element("summary", "All settings (config.json)"), code(settings)]))
+    return Section("How to reproduce", content)
+
+
+def _evaluate_command(record: Record, measures: tuple[str, ...], data: Mapping[str, Any] | None = None) -> str:
+    """Return the command that evaluates the run with some measures."""
+    words = ["lowerbound", "evaluate", str(record.folder)]
+    for name in measures:
+        words += ["--measure", name]
+    if data is not None:
+        trained_on = record.config.get("data")
+        source = trained_on.get("source") if isinstance(trained_on, dict) else None
+        options = {
+            "--data": data.get("source") if data.get("source") != source else None,
+            "--split": data.get("split") if data.get("split") in ("train", "validation") else None,
+            "--limit": data.get("n_evaluated") if data.get("n_evaluated") != data.get("n") else None,
+            "--seed": data.get("evaluation_seed") or None,
+        }
+        words += [str(word) for option, value in options.items() if value is not None for word in (option, value)]
+    return shlex.join(words)
