@@ -15,7 +15,6 @@ demo: $(VENV)/.demo
 	$(BIN)/lowerbound train vae --data digits --epochs 400 --out $(DEMO)
 	$(BIN)/lowerbound evaluate $(DEMO) --measure elbo --measure iwae-1000
 	$(BIN)/lowerbound report $(DEMO)
-	@echo "The report: $(CURDIR)/$(DEMO)/report.html"
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -129,11 +130,10 @@ class _Encoder(nn.Module):
             make_activation(activation),
             nn.Conv2d(2 * width, 2 * width, 3, padding=1),
             make_activation(activation),
-            nn.Flatten(),
-            nn.Linear(flat, positive_int("features", features)),
-            make_activation(activation),
         )
+        dense = nn.Sequential(nn.Linear(flat, positive_int("features", features)), make_activation(activation))
         self.body = _channels_last(initialize(body, init))
+        self.dense = initialize(dense, init)
         self.head = GaussianHead(features, latent_dim, covariance=posterior, init=init)
 
     def forward(self, x: Tensor) -> Distribution:
@@ -143,7 +143,9 @@ class _Encoder(nn.Module):
         return distribution
 
     def _features(self, x: Tensor) -> Tensor:
-        features: Tensor = self.body(x.contiguous(memory_format=torch.channels_last))
+        # Channels lie last in memory, where convolutions are fastest; flattened in that order nothing is copied.
+        image = self.body(x.contiguous(memory_format=torch.channels_last))
+        features: Tensor = self.dense(image.permute(0, 2, 3, 1).flatten(1))
         return features
 
 
@@ -154,10 +156,8 @@ class _Decoder(nn.Module):
         super().__init__()
         self.event_shape, self.shape = shape, _grid(shape)
         channels, height, image_width = self.shape
-        self.coarse = (2 * width, (height + 1) // 2, (image_width + 1) // 2)
-        self.dense = nn.Sequential(
-            nn.Linear(latent_dim, 2 * width * self.coarse[1] * self.coarse[2]), make_activation(activation)
-        )
+        self.coarse = ((height + 1) // 2, (image_width + 1) // 2, 2 * width)
+        self.dense = nn.Sequential(nn.Linear(latent_dim, math.prod(self.coarse)), make_activation(activation))
         self.body = nn.Sequential(
             nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1),
             make_activation(activation),
@@ -170,7 +170,7 @@ class _Decoder(nn.Module):
         return fold_particles(self._image, z, event_dims=1)
 
     def _image(self, z: Tensor) -> Tensor:
-        coarse = self.dense(z).unflatten(-1, self.coarse).contiguous(memory_format=torch.channels_last)
+        coarse = self.dense(z).unflatten(-1, self.coarse).permute(0, 3, 1, 2)
         _, height, width = self.shape
         image: Tensor = self.body(coarse)[..., :height, :width]  # odd sizes: the last row or column is cut
         return image.reshape(-1, *self.event_shape)
