@@ -5,7 +5,7 @@ from lowerbound.core.errors import LowerboundError
 from lowerbound.evaluation import evaluate
 from lowerbound.net import BayesianNet, Program, Trace
 from lowerbound.objectives import elbo, is_loglikelihood, iw_objective
-from lowerbound.recipes import load
+from lowerbound.runs import load
 from lowerbound.training import fit
 
 __all__ = [

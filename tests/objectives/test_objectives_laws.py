@@ -70,7 +70,7 @@ def test_costs_read_twice_have_the_same_gradient(name):
         first = gradients(readers[word](made).sum(), p, q)
         for other in readers.values():
             other(made)
-        assert farthest(gradients(readers[word](made).sum(), p, q), first) == 0
+        assert farthest(gradients(readers[word](made).sum(), p, q), first) < 1e-12
 
 
 class Counting(LinearGenerator):
@@ -220,11 +220,11 @@ def test_iwae_rises_with_its_particles_to_the_evidence():
     assert gaps[-1] == pytest.approx(variance / 16, rel=0.25)
 
 
-def test_discrete_latents_have_values_and_is_loglikelihood_but_no_pathwise_cost():
+def test_discrete_latents_have_a_value():
     z = torch.cartesian_prod(torch.arange(3), torch.arange(3)).T
     bound = lb.elbo(Mixture().bind(9), {"x": torch.ones(9, dtype=torch.float64)}, Guess().bind(z), particles=2)
-    log_w = torch.tensor([0.02, 0.3, 0.27], dtype=torch.float64).log() - torch.tensor(Guess.probs).double().log()
-    torch.testing.assert_close(bound.log_weights, log_w[z], rtol=0, atol=1e-7)
+    joint, guess = torch.tensor([[0.02, 0.3, 0.27], Guess.probs], dtype=torch.float64)
+    torch.testing.assert_close(bound.log_weights, (joint / guess).log()[z], rtol=0, atol=1e-12)
 
 
 def test_log_mean_exp_survives_large_weights():
@@ -300,7 +300,7 @@ def test_objective_is_the_mean_of_its_bound(name):
     outcome = objective(x)
     torch.manual_seed(2)
     cost = COSTS[name]((m.generator.bind(B), {"x": x}, m.posterior.bind(x))).mean()
-    assert float((outcome.cost - cost).abs()) < 1e-12
+    torch.testing.assert_close(outcome.cost, cost, rtol=0, atol=1e-12)
     assert farthest(gradients(outcome.cost, m), gradients(cost, m)) < 1e-12
     first = next(iter(outcome.terms))
     assert first == ("iwae-3" if "iwae" in name else "elbo")
@@ -312,15 +312,16 @@ def test_objective_is_the_mean_of_its_bound(name):
 def test_kl_weight_of_an_objective_changes_its_gradient_and_not_its_terms(name):
     m, x = model(), (random(4, B, D) > 0).double()
     objective = OBJECTIVES[name](m)
-    outcomes = []
+    terms, grads = [], []
     for weight in (1.0, 0.2):
         objective.kl_weight.fill_(weight)
         torch.manual_seed(2)
-        outcomes.append(objective(x))
-    first, second = outcomes
-    for term in first.terms:
-        torch.testing.assert_close(first.terms[term], second.terms[term], rtol=0, atol=1e-12)
-    assert farthest(gradients(first.cost, m), gradients(second.cost, m)) > 1e-3
+        outcome = objective(x)
+        terms.append(outcome.terms)
+        grads.append(gradients(outcome.cost, m))
+    for term in terms[0]:
+        torch.testing.assert_close(terms[0][term], terms[1][term], rtol=0, atol=1e-12)
+    assert farthest(*grads) > 1e-3
     assert "kl_weight" not in objective.state_dict()
 
 

@@ -9,19 +9,34 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lowerbound import recipes as library
 from lowerbound import report as reports
+from lowerbound import runs
 from lowerbound.cli.options import Data, Device, RunFolder, Seed
+from lowerbound.recipes import RECIPES
 
 __all__ = ["data", "encode", "evaluate", "recipes", "reconstruct", "report", "sample"]
+
+# What `lowerbound data` lists: name, content, rows.
+_DATA = (
+    ("digits", "handwritten digits, 8 x 8 pixels, with labels; ships with scikit-learn", "1,438 train, 359 test"),
+    ("mnist", "handwritten digits, 28 x 28 pixels, with labels; found or downloaded", "60,000 train, 10,000 test"),
+    ("four-points", "four binary points of four pixels, the example of adversarial variational Bayes", "512"),
+    ("FILE.npy", "an array of rows, memory-mapped", "all but a tenth for testing"),
+    ("FILE.npz", "an array `data` and, if there are any, `labels`", "all but a tenth for testing"),
+    ("FILE.csv, FILE.parquet", "a table of numbers; a column `label` is kept beside", "all but a tenth for testing"),
+    ("FOLDER", "images of one size; sub-folders are labels", "all but a tenth for testing"),
+)
 
 
 def evaluate(
     run: RunFolder,
     measure: Annotated[
-        list[str] | None, typer.Option(help="elbo, elbo-K or iwae-K with a number K; may be repeated.", show_default="elbo, iwae-100")
+        list[str] | None,
+        typer.Option(help="elbo, elbo-K or iwae-K with a number K; may be repeated.", show_default="elbo, iwae-100"),
     ] = None,
-    data: Annotated[str | None, typer.Option(metavar="NAME|PATH", help="Other data than the run's own test rows.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="NAME|PATH", help="Other data than the run's own test rows.")
+    ] = None,
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
     limit: Annotated[int | None, typer.Option(help="The number of rows; all if left out.")] = None,
     seed: Seed = 0,
@@ -29,7 +44,7 @@ def evaluate(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Measure a run in nats, with error bars, and write `scores.json` into it."""
-    scores = library.evaluate_run(
+    scores = runs.evaluate_run(
         run,
         measure or ["elbo", "iwae-100"],
         split=split,
@@ -52,13 +67,15 @@ def sample(
     run: RunFolder,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv.")],
     n: Annotated[int, typer.Option("-n", "--number", help="How many rows to draw.")] = 100,
-    mean: Annotated[bool, typer.Option("--mean", help="Write the means given the latents, without observation noise.")] = False,
+    mean: Annotated[
+        bool, typer.Option("--mean", help="Write the means given the latents, without observation noise.")
+    ] = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Draw new rows from a run's model."""
-    rows, means = library.sample(run, n, seed=seed, device=device)
-    library.write_rows(out, {"data": means if mean else rows})
+    rows, means = runs.sample(run, n, seed=seed, device=device)
+    runs.write_rows(out, {"data": means if mean else rows})
     Console().print(f"{n} rows: {out}", highlight=False)
 
 
@@ -69,8 +86,8 @@ def encode(
     device: Device = "auto",
 ) -> None:
     """Write the posterior means of all rows of DATA, with their labels if there are any."""
-    latents, labels = library.encode(run, data, device=device)
-    library.write_rows(out, {"data": latents, **({} if labels is None else {"labels": labels})})
+    latents, labels = runs.encode(run, data, device=device)
+    runs.write_rows(out, {"data": latents, **({} if labels is None else {"labels": labels})})
     Console().print(f"{len(latents)} rows of {latents.shape[1]} latents: {out}", highlight=False)
 
 
@@ -81,24 +98,26 @@ def reconstruct(
     device: Device = "auto",
 ) -> None:
     """Encode all rows of DATA and decode them again."""
-    _, outputs = library.reconstruct(run, data, device=device)
-    library.write_rows(out, {"data": outputs})
+    _, outputs = runs.reconstruct(run, data, device=device)
+    runs.write_rows(out, {"data": outputs})
     Console().print(f"{len(outputs)} rows: {out}", highlight=False)
 
 
 def recipes() -> None:
     """List the recipes."""
     table = Table("recipe", "what it trains", "model", "objective", "latents", "defaults")
-    for recipe in library.RECIPES.values():
+    for recipe in RECIPES.values():
         settings = ", ".join(f"{key} {value}" for key, value in recipe.training.items())
         latents = str(recipe.latent_dim)
-        table.add_row(recipe.name, recipe.summary, recipe.model, recipe.objective, latents, f"{recipe.steps} steps, {settings}")
+        table.add_row(
+            recipe.name, recipe.summary, recipe.model, recipe.objective, latents, f"{recipe.steps} steps, {settings}"
+        )
     Console().print(table)
 
 
 def data() -> None:
     """List the data that are built in, and the kinds of files that can be read."""
     table = Table("data", "what it is", "rows")
-    for name, summary, rows in library.DATA:
+    for name, summary, rows in _DATA:
         table.add_row(name, summary, rows)
     Console().print(table)

@@ -9,10 +9,14 @@ import typer
 
 __all__ = ["Data", "Device", "RunFolder", "Seed", "key_values"]
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, as `lowerbound train --out RUN` writes it.")]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder, as `lowerbound train --out RUN` writes it.")
+]
 Data = Annotated[
     str,
-    typer.Argument(metavar="DATA", help="digits, four-points, mnist, or a path: .npy, .npz, .csv, .parquet, or a folder of images."),
+    typer.Argument(
+        metavar="DATA", help="digits, four-points, mnist, or a path: .npy, .npz, .csv, .parquet, or a folder of images."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto for an accelerator if there is one.")]
 Seed = Annotated[int, typer.Option(help="The seed of everything that is drawn.")]

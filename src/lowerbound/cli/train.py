@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lowerbound import recipes
+from lowerbound import recipes as library
 from lowerbound.cli.options import Device, Seed, key_values
 from lowerbound.core.checks import choice
 
@@ -21,7 +21,9 @@ def train(
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run folder to write.")],
     data: Annotated[
         str | None,
-        typer.Option(metavar="NAME|PATH", help="digits, four-points, mnist, or a .npy, .npz, .csv, .parquet or folder of images."),
+        typer.Option(
+            metavar="NAME|PATH", help="digits, four-points, mnist, or a .npy, .npz, .csv, .parquet or folder of images."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="How often every row is seen.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows a step.")] = None,
@@ -42,11 +44,15 @@ def train(
     optimizer_option: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="An argument of the optimizer; may be repeated.")
     ] = None,
-    schedule: Annotated[str | None, typer.Option(help="The learning rate's course: constant, cosine or onecycle.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="The learning rate's course: constant, cosine or onecycle.")
+    ] = None,
     kl_warmup: Annotated[int | None, typer.Option(help="Steps over which the KL term's weight rises to 1.")] = None,
     clip: Annotated[float | None, typer.Option(help="The largest norm of the gradient.")] = None,
     validation: Annotated[float | None, typer.Option(help="The share of rows held out to choose the weights.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better validation bound.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many epochs without a better validation bound.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="float32, or bfloat16 for the networks.")] = None,
@@ -59,7 +65,7 @@ def train(
 
     Example: `lowerbound train vae --data digits --out runs/digits`
     """
-    chosen = recipes.RECIPES[choice("recipe", recipe, recipes.RECIPES)].changed(
+    chosen = library.RECIPES[choice("recipe", recipe, library.RECIPES)].changed(
         data=data,
         binarize=binarize,
         likelihood=likelihood,
@@ -83,7 +89,7 @@ def train(
             "compile": compile or None,
         },
     )
-    run = recipes.train(
+    run = library.train(
         chosen,
         out=out,
         resume=resume,
@@ -108,7 +114,9 @@ def _scale(text: str | None) -> float | str | None:
     try:
         return float(text)
     except ValueError:
-        raise typer.BadParameter(f"expected shared, per-dimension or a number, got {text!r}.", param_hint="--scale") from None
+        raise typer.BadParameter(
+            f"expected shared, per-dimension or a number, got {text!r}.", param_hint="--scale"
+        ) from None
 
 
 def _sizes(text: str | None) -> list[int] | None:

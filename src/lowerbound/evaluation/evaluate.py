@@ -109,7 +109,9 @@ def _parse(name: str) -> tuple[str, int]:
     if kind in _MEASURES and count.isdecimal() and int(count) > 0:
         return kind, int(count)
     cure = "Write elbo, elbo-16 or iwae-1000, for example."
-    raise ArgumentError(explain("measure", expected=f"one of {', '.join(MEASURES)} with a number K", got=repr(name), cure=cure))
+    raise ArgumentError(
+        explain("measure", expected=f"one of {', '.join(MEASURES)} with a number K", got=repr(name), cure=cure)
+    )
 
 
 Rows = dict[str, NDArray[np.float64]]
@@ -118,7 +120,9 @@ Rows = dict[str, NDArray[np.float64]]
 def _elbo(model: Any, batches: Iterable[Tensor], particles: int) -> Rows:
     parts: dict[str, list[Tensor]] = {"value": [], "reconstruction": [], "kl": []}
     for x in batches:
-        bound = elbo(model.generator.bind(len(x)), {"x": x}, model.posterior.bind(x), particles=particles, analytic_kl=True)
+        bound = elbo(
+            model.generator.bind(len(x)), {"x": x}, model.posterior.bind(x), particles=particles, analytic_kl=True
+        )
         for part, values in zip(parts.values(), bound.terms.values(), strict=True):
             part.append(values.double())
     return {name: torch.cat(values).cpu().numpy() for name, values in parts.items()}

@@ -57,7 +57,9 @@ class Gallery:
 
     def write(self, run: str | os.PathLike[str]) -> None:
         """Write ``gallery.npz`` into a run folder."""
-        arrays = {f.name: np.asarray(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None}
+        arrays: dict[str, Any] = {
+            f.name: np.asarray(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None
+        }
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         write_bytes(Path(run) / "gallery.npz", buffer.getvalue())

@@ -18,7 +18,7 @@ def unit_kl(q: Distribution) -> Tensor | None:
 
     .. math:: \mathrm{KL}_d = \tfrac{1}{2} (\mu_d^2 + \sigma_d^2 - 1 - \log \sigma_d^2)
 
-    For a diagonal posterior the units add up to the KL term of the bound; for a full covariance they are the marginals'.
+    The units of a diagonal posterior add up to the KL term of the bound; of a full covariance they are the marginals'.
 
     Args:
         q: The posterior, batch shape ``[B]`` and event shape ``[latent_dim]``.

@@ -1,7 +1,12 @@
 """Deep latent-variable models: a prior, a likelihood and a posterior, put together."""
 
-from lowerbound.models.base import LatentVariableModel
+from collections.abc import Callable
+
+from lowerbound.models.base import EncoderDecoder, LatentVariableModel
 from lowerbound.models.conv_vae import ConvVAE
 from lowerbound.models.vae import VAE
 
-__all__ = ["VAE", "ConvVAE", "LatentVariableModel"]
+__all__ = ["MODELS", "VAE", "ConvVAE", "EncoderDecoder", "LatentVariableModel"]
+
+MODELS: dict[str, Callable[..., EncoderDecoder]] = {"ConvVAE": ConvVAE, "VAE": VAE}
+"""The models that a run folder can name, by the class in their description."""

@@ -13,9 +13,9 @@ from lowerbound.nn.initialize import initialize
 
 __all__ = ["GaussianHead", "widen"]
 
-# A posterior's standard deviation stays between exp(-9) and exp(9): wide enough never to bind in a healthy model, and
-# narrow enough that exp and its square stay finite when an early step overshoots.
-_LOG_SCALE_BOUND = 9.0
+# A posterior's variance stays between exp(-18) and exp(18): wide enough never to bind in a healthy model, and narrow
+# enough that it stays finite when an early step overshoots.
+_LOG_VARIANCE_BOUND = 18.0
 
 
 class GaussianHead(nn.Module):
@@ -23,8 +23,8 @@ class GaussianHead(nn.Module):
 
     .. math:: q(z|h) = \mathcal{N}(z; \mu(h), L(h) L(h)^\top)
 
-    with diagonal L, or lower triangular L for ``covariance="full"``; its diagonal is the exponential of the layer's
-    output. Parameters are float32 whatever the features' type.
+    with diagonal L, or lower triangular L for ``covariance="full"``; the layer puts out the logarithm of the squared
+    diagonal of L, which is the log-variance if L is diagonal. Parameters are float32 whatever the features' type.
 
     Args:
         in_features: The size of the features.
@@ -55,7 +55,7 @@ class GaussianHead(nn.Module):
         self.features = positive_int("features", features)
         self.covariance = choice("covariance", covariance, ("diagonal", "full"))
         self.loc = initialize(nn.Linear(in_features, features), init)
-        self.log_scale = initialize(nn.Linear(in_features, features), init)
+        self.log_variance = initialize(nn.Linear(in_features, features), init)
         self.below = None
         if self.covariance == "full" and features > 1:
             self.below = initialize(nn.Linear(in_features, features * (features - 1) // 2), init)
@@ -63,8 +63,8 @@ class GaussianHead(nn.Module):
 
     def forward(self, h: Tensor) -> Distribution:
         """Return the Gaussian for features ``[*, in_features]``: batch shape ``[*]``, event shape ``[features]``."""
-        loc, log_scale = widen(self.loc(h)), widen(self.log_scale(h))
-        scale = log_scale.clamp(-_LOG_SCALE_BOUND, _LOG_SCALE_BOUND).exp()
+        loc, log_variance = widen(self.loc(h)), widen(self.log_variance(h))
+        scale = (0.5 * log_variance.clamp(-_LOG_VARIANCE_BOUND, _LOG_VARIANCE_BOUND)).exp()
         if self.below is None:
             return Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
         rows, columns = self.rows_columns.unbind()

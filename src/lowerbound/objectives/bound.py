@@ -140,4 +140,9 @@ class BoundObjective(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return the class, its arguments and the model, as plain values."""
-        return {"class": type(self).__name__, "particles": self.particles, "model": self.model.describe()}
+        return {
+            "class": type(self).__name__,
+            "certified": self.certified,
+            "particles": self.particles,
+            "model": self.model.describe(),
+        }

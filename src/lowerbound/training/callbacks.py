@@ -93,7 +93,9 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             cure = "Install it: pip install 'lowerbound[tensorboard]'."
-            raise ArgumentError(explain("tensorboard", expected="the package tensorboard", got="none", cure=cure)) from error
+            raise ArgumentError(
+                explain("tensorboard", expected="the package tensorboard", got="none", cure=cure)
+            ) from error
         self._open, self._folder = SummaryWriter, os.fspath(folder)
 
     def start(self, *, epochs: int, batches: int, epoch: int, batch: int) -> None:

@@ -105,4 +105,6 @@ def read_weights(folder: str | os.PathLike[str], model: nn.Module) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         cure = "config.json and model.safetensors must come from the same run."
-        raise RunError(explain(str(path), expected=f"weights of {type(model).__name__}", got=error, cure=cure)) from error
+        raise RunError(
+            explain(str(path), expected=f"weights of {type(model).__name__}", got=error, cure=cure)
+        ) from error

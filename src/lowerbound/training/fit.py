@@ -186,9 +186,7 @@ def _settings(settings: dict[str, Any]) -> Settings:
     return chosen
 
 
-def _to(
-    objective: Objective, train: Data, validation: Data | None, device: str
-) -> tuple[nn.Module, Data, Data | None]:
+def _to(objective: Objective, train: Data, validation: Data | None, device: str) -> tuple[nn.Module, Data, Data | None]:
     """Move the objective, and data that live in memory, to the device."""
     if not isinstance(objective, nn.Module) or not isinstance(objective, Objective):
         cure = "Pass lowerbound.objectives.ELBO(model), or another objective."
@@ -197,7 +195,9 @@ def _to(
         objective.to(device)
     except (RuntimeError, AssertionError) as error:
         cure = "Pass device='cpu', or a device that torch can use on this machine."
-        raise ArgumentError(explain("device", expected="a device of this machine", got=repr(device), cure=cure)) from error
+        raise ArgumentError(
+            explain("device", expected="a device of this machine", got=repr(device), cure=cure)
+        ) from error
     moved = [data.to(device) if hasattr(data, "to") else data for data in (train, validation) if data is not None]
     return objective, moved[0], moved[1] if validation is not None else None
 

@@ -88,7 +88,9 @@ class Settings:
         """
         if self.kl_warmup > steps:
             cure = "Train longer or shorten the warm-up: the objective is the bound only at its end."
-            raise ArgumentError(explain("kl_warmup", expected=f"at most the run's {steps} steps", got=self.kl_warmup, cure=cure))
+            raise ArgumentError(
+                explain("kl_warmup", expected=f"at most the run's {steps} steps", got=self.kl_warmup, cure=cure)
+            )
 
     def kl_weight(self, step: int) -> float:
         """Return the weight of the KL term at a step, counted from 0."""
@@ -109,10 +111,13 @@ class Settings:
         if unknown:
             names = ", ".join(name for name in known if name not in ("params", "lr"))
             cure = f"Options of {kind.__name__}: {names}."
-            raise ArgumentError(explain("optimizer_options", expected=f"options of {kind.__name__}", got=unknown, cure=cure))
+            raise ArgumentError(
+                explain("optimizer_options", expected=f"options of {kind.__name__}", got=unknown, cure=cure)
+            )
         if "fused" in known:
             options.setdefault("fused", all(p.is_floating_point() for p in player.parameters))
-        return kind(player.parameters, **options)
+        optimizer: Optimizer = kind(player.parameters, **options)
+        return optimizer
 
     def make_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler:
         """Return the learning-rate schedule of an optimizer over `steps` steps."""
@@ -121,7 +126,10 @@ class Settings:
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as plain values; functions are named."""
-        return {key: getattr(value, "__name__", repr(value)) if callable(value) else value for key, value in asdict(self).items()}
+        return {
+            key: getattr(value, "__name__", repr(value)) if callable(value) else value
+            for key, value in asdict(self).items()
+        }
 
 
 def _optimizers() -> dict[str, Any]:

@@ -75,7 +75,9 @@ class Watch:
             weights = state.objective.model.state_dict()
             write_tree(self._folder / "state" / "bad_batch.safetensors", {"x": x, "step": state.step})
             write_tree(self._folder / "state" / "last_good.safetensors", {"weights": weights, "step": state.step})
-            kept = " The batch and the last good weights are in state/bad_batch.safetensors and state/last_good.safetensors."
+            kept = (
+                " Kept: the batch in state/bad_batch.safetensors, the last good weights in state/last_good.safetensors."
+            )
         cure = "Lower the learning rate, clip the gradient (clip=1.0), or look at the scale of the data."
         raise NonFiniteError(f"step {state.step}: {found}. {cure}{kept}")
 
@@ -98,7 +100,11 @@ def _examine(state: State, x: Tensor) -> str:
             return f"{' and '.join(repr(part) for part in parts)} is not finite{where}"
         named = [(n, p) for n, p in _parameters(state.objective) if any(p is q for q in player.parameters)]
         grads = torch.autograd.grad(outcome.cost, [p for _, p in named], allow_unused=True)
-        bad = [name for (name, _), grad in zip(named, grads, strict=True) if grad is not None and not bool(grad.isfinite().all())]
+        bad = [
+            name
+            for (name, _), grad in zip(named, grads, strict=True)
+            if grad is not None and not bool(grad.isfinite().all())
+        ]
         if bad:
             return f"the gradient of {bad[0]!r} is not finite, though the bound is"
     return ""
