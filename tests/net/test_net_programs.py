@@ -59,7 +59,10 @@ def test_trace_is_a_mapping_of_plain_tensors():
     assert trace["z"] is trace["z"]
     assert repr(trace) == "Trace(z: [5], x_mean: [5], x: [5])"
     assert trace.random_names() == ["z", "x"]
+    assert "x" in trace
     assert "nothing" not in trace
+    assert trace.get("nothing") is None
+    assert trace.get("x") is trace["x"]
 
 
 def test_nodes_tell_what_they_are():
@@ -104,26 +107,34 @@ def test_pathwise_draw_of_a_discrete_node_is_refused_by_name():
     assert trace["coin"].shape == (K, B, L)
 
 
-def test_parameters_and_inputs_are_constants_on_demand_and_values_are_not():
+@pytest.mark.parametrize("shared", ["nothing", "weights", "module"])
+def test_parameters_and_inputs_are_constants_on_demand_and_values_are_not(shared):
     class Shift(lb.BayesianNet):
         def __init__(self):
             super().__init__()
-            self.net, self.again = nn.Linear(L, L), None
-            self.again = self.net  # tied weights are one parameter
+            self.own = nn.Parameter(torch.ones(L))
+            self.first, self.second = nn.Linear(L, L), nn.Linear(L, L)
+            if shared == "weights":
+                self.second.weight = self.first.weight
+            elif shared == "module":
+                self.second = self.first
 
         def forward(self, bn, loc, n):
-            bn.sample("z", Normal(self.again(self.net(loc)).expand(n, L), 1.0), event_dims=1)
+            bn.sample("z", Normal(self.second(self.first(self.own * loc)).expand(n, L), 1.0), event_dims=1)
 
     net, loc, z = Shift(), torch.ones(L, requires_grad=True), torch.ones(B, L, requires_grad=True)
+    before = dict(net.named_parameters(remove_duplicate=False))
     program = net.bind(loc, B)
     constant = program.run({"z": z}, detach_parameters=True).log_joint().sum()
     free = program.run({"z": z}).log_joint().sum()
     torch.testing.assert_close(constant, free)
     inputs = [z, loc, *net.parameters()]
     grads = torch.autograd.grad(constant, inputs, allow_unused=True)
-    assert [grad is None for grad in grads] == [False, True, True, True]
+    assert [grad is not None for grad in grads] == [True] + [False] * (len(inputs) - 1)
     assert all(grad is not None for grad in torch.autograd.grad(free, inputs))
-    assert all(parameter.requires_grad for parameter in net.parameters())
+    after = dict(net.named_parameters(remove_duplicate=False))
+    assert after.keys() == before.keys()
+    assert all(after[name] is before[name] and after[name].requires_grad for name in before)
 
 
 # --- Distributions of all kinds -----------------------------------------------------------------------------------------

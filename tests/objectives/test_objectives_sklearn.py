@@ -50,8 +50,8 @@ def as_vae(truth: LinearGaussian, scale: float | str) -> lb.models.VAE:
             model.generator.likelihood.log_scale.copy_(truth.noise.log() if scale == "per-dimension" else truth.noise[0].log())
         head.loc.weight.copy_(gain)
         head.loc.bias.copy_(offset)
-        head.log_scale.weight.zero_()
-        head.log_scale.bias.copy_(tril.diagonal().log())
+        head.log_variance.weight.zero_()
+        head.log_variance.bias.copy_(2 * tril.diagonal().log())
         if z_dim > 1:
             head.below.weight.zero_()
             head.below.bias.copy_(tril[tuple(torch.tril_indices(z_dim, z_dim, -1))])

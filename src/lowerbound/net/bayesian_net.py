@@ -93,9 +93,8 @@ class Program:
             positive_int("particles", options["particles"])
         trace = Trace(values, **options)
         if detach_parameters:
-            constants = {name: parameter.detach() for name, parameter in self.net.named_parameters()}
             inputs = (value.detach() if isinstance(value, Tensor) else value for value in self.inputs)
-            functional_call(self.net, constants, (trace, *inputs))
+            functional_call(self.net, _constants(self.net), (trace, *inputs), tie_weights=False)
         else:
             self.net(trace, *self.inputs)
         for name in trace.unused_values():
@@ -105,3 +104,16 @@ class Program:
 
     def __repr__(self) -> str:
         return f"Program({type(self.net).__name__}, {len(self.inputs)} inputs)"
+
+
+def _constants(net: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter of a net, detached, once for each place that holds it.
+
+    Weights that two modules share are listed under both names, and a module that is registered twice under one only:
+    torch would put the constants into it twice, and then take them for what it has to restore (torch 2.13).
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name: parameter.detach()
+        for prefix, module in net.named_modules()
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+    }

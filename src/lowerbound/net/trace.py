@@ -259,6 +259,13 @@ class Trace(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self.node(name).value
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._nodes
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        """Return the value of a node, or `default` if there is none of that name."""
+        return self[name] if name in self else default
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._nodes)
 
