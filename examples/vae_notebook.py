@@ -15,19 +15,15 @@ import torch
 from matplotlib.figure import Figure
 
 import lowerbound as lb
+from lowerbound.training import Callback
 
 
-class Plot:
+class Plot(Callback):
     """Saves 16 samples of the prior, a 4 x 4 picture, every few epochs."""
 
     def __init__(self, model: lb.models.VAE, folder: Path, every: int) -> None:
         self.model, self.folder, self.every = model, folder, every
-
-    def start(self, **_: Any) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-
-    def step(self, **_: Any) -> None:
-        pass
+        folder.mkdir(parents=True, exist_ok=True)
 
     def epoch(self, record: dict[str, Any]) -> None:
         if record["epoch"] % self.every == 0:
@@ -39,9 +35,6 @@ class Plot:
                 axes.set_axis_off()
             figure.savefig(self.folder / f"{record['epoch']:03}.png")
         print(f"epoch {record['epoch']}: " + ", ".join(f"{k} {v:.2f}" for k, v in record["train"].items()) + " nats")
-
-    def stop(self) -> None:
-        pass
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import lowerbound as lb
 
 def random(seed: int, *shape: int) -> Tensor:
     """Return standard normal numbers that depend on the seed and the shape only."""
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 # --- x = W z + mu + noise ---------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -13,27 +13,23 @@ from lowerbound.core.errors import ArgumentError, explain
 __all__ = ["Callback", "ProgressBar", "TensorBoard"]
 
 
-class Callback(Protocol):
-    """A watcher of a run."""
+class Callback:
+    """A watcher of a run: override what you want to hear of; nothing here does anything."""
 
     def start(self, *, epochs: int, batches: int, epoch: int, batch: int) -> None:
         """Begin: the length of the run, and how far it has come already."""
-        ...
 
     def step(self, *, epoch: int, batch: int, sums: dict[str, Tensor]) -> None:
-        """Hear of a step; reading a value of `sums` waits for the device."""
-        ...
+        """Hear of a step; reading a value of `sums`, the terms summed over the epoch, waits for the device."""
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """Hear of an epoch's record."""
-        ...
+        """Hear of an epoch's record, the line that goes into ``metrics.jsonl``."""
 
     def stop(self) -> None:
         """End, also after an error."""
-        ...
 
 
-class ProgressBar:
+class ProgressBar(Callback):
     """A progress bar with the bound, its two terms and the speed; it reads values at most four times a second."""
 
     def __init__(self) -> None:
@@ -70,15 +66,12 @@ class ProgressBar:
             self._task, completed=done, epoch=f"{epoch + 1}/{self._epochs}", text=f"{shown}  {speed:.0f} steps/s"
         )
 
-    def epoch(self, record: dict[str, Any]) -> None:
-        """Nothing: the bar goes on."""
-
     def stop(self) -> None:
         """Leave the bar as it is."""
         self._bar.stop()
 
 
-class TensorBoard:
+class TensorBoard(Callback):
     """Scalars of every epoch for TensorBoard, an extra.
 
     Args:
@@ -101,9 +94,6 @@ class TensorBoard:
     def start(self, *, epochs: int, batches: int, epoch: int, batch: int) -> None:
         """Open the event file; steps that a resumed run repeats replace the old ones."""
         self._writer = self._open(self._folder, purge_step=epoch * batches + 1)
-
-    def step(self, *, epoch: int, batch: int, sums: dict[str, Tensor]) -> None:
-        """Nothing: a line an epoch is enough."""
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Write the record's numbers."""

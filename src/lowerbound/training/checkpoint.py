@@ -3,7 +3,7 @@
 | file | holds |
 | --- | --- |
 | ``config.json`` | what was trained on what, with which settings and versions |
-| ``model.safetensors`` | the weights to use: the best by validation if there is any, else the newest |
+| ``model.safetensors`` | the weights to use: the best by validation, or the last |
 | ``state/last.safetensors`` | everything that a resumed run needs |
 | ``metrics.jsonl`` | one line an epoch |
 """
@@ -67,9 +67,7 @@ class Checkpoint:
 
     def save(self, state: State) -> None:
         """Write state, weights and history, each file whole or not at all; the state last."""
-        model = state.objective.model
-        weights = state.best.get("weights") or model.state_dict()
-        write_tree(self.folder / "model.safetensors", {"format": FORMAT, "weights": weights})
+        write_tree(self.folder / "model.safetensors", {"format": FORMAT, "weights": state.weights()})
         write_bytes(self.folder / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in state.history).encode())
         write_tree(self.folder / "state" / "last.safetensors", {"format": FORMAT, **state.pack()})
         self._written = time.monotonic()

@@ -57,7 +57,7 @@ def fit(
         checkpoint_seconds: The least time between two checkpoints; the end of the run always makes one.
         config: What else ``config.json`` should hold, such as the command that was typed.
         settings: The arguments of `lowerbound.training.settings.Settings`: epochs, batch_size, optimizer, lr, schedule,
-            kl_warmup, clip, patience, precision, compile, seed and optimizer_options.
+            kl_warmup, clip, patience, keep, precision, compile, seed and optimizer_options.
 
     Returns:
         The run: the trained model (on `device`, in evaluation mode), its history and its folder.
@@ -127,8 +127,7 @@ def fit(
             for watcher in watchers:
                 watcher.stop()
 
-    if state.best:
-        objective.model.load_state_dict(state.best["weights"])
+    objective.model.load_state_dict(state.weights())
     module.eval()
     return Run(objective.model, state.history, description, checkpoint.folder if checkpoint else None)
 

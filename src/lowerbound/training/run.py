@@ -16,7 +16,7 @@ class Run:
     """What `lowerbound.fit` returns and `lowerbound.load` reads.
 
     Attributes:
-        model: The trained model: the best by validation if there was any, else the newest.
+        model: The trained model: the best by validation, or the last.
         history: One record for each epoch: epoch, step, seconds, the terms in nats a row, lr, kl_weight.
         config: What was trained on what, as in ``config.json``.
         folder: The run folder, or None.

@@ -47,6 +47,7 @@ class Settings:
         kl_warmup: Steps over which the weight of the KL term rises linearly from 0 to 1.
         clip: The largest norm of a player's gradient; None for no limit.
         patience: Epochs without a better validation bound after which training stops; None to never stop early.
+        keep: Which weights the run ends with: ``"best"`` by validation, if there are validation rows, or ``"last"``.
         precision: ``"float32"``, or ``"bfloat16"`` for the networks (log-probabilities stay float32).
         compile: Whether the objective is compiled by torch.
         seed: The seed of everything that is drawn.
@@ -61,6 +62,7 @@ class Settings:
     kl_warmup: int = 0
     clip: float | None = None
     patience: int | None = None
+    keep: Literal["best", "last"] = "best"
     precision: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
     seed: int = 0
@@ -70,6 +72,7 @@ class Settings:
         positive_int("batch_size", self.batch_size)
         number("lr", self.lr, low=0.0, open_low=True)
         number("kl_warmup", self.kl_warmup, low=0)
+        choice("keep", self.keep, ("best", "last"))
         choice("precision", self.precision, ("float32", "bfloat16"))
         if self.clip is not None:
             number("clip", self.clip, low=0.0, open_low=True)

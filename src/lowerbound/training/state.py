@@ -73,6 +73,11 @@ class State:
         kept = {"history": list(self.history), "best": dict(self.best)}  # their entries are never changed
         return {**_copy({key: value for key, value in tree.items() if key not in kept}), **kept}
 
+    def weights(self) -> dict[str, Any]:
+        """Return the weights that the run would end with now."""
+        best: dict[str, Any] = self.best.get("weights", {}) if self.settings.keep == "best" else {}
+        return best or self.objective.model.state_dict()
+
     def lr(self) -> float:
         """Return the learning rate of the first player's next step."""
         return float(self.optimizers[self.players[0].name].param_groups[0]["lr"])

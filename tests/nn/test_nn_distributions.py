@@ -1,0 +1,264 @@
+"""Heads and likelihoods: from a network's output to a distribution, in units of x and in nats."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from exact import random
+from torch.distributions import Independent, MultivariateNormal, Normal
+
+from lowerbound.core.errors import ArgumentError
+from lowerbound.nn import (
+    BernoulliLikelihood,
+    GaussianHead,
+    GaussianLikelihood,
+    Likelihood,
+    LogisticLikelihood,
+    make_likelihood,
+)
+
+K, B, D = 3, 5, 7
+
+# --- GaussianHead -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("features", [1, 2, 11])
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+def test_head_is_its_formula(features, covariance):
+    head = GaussianHead(D, features, covariance=covariance).double()
+    h = random(0, K, B, D)
+    q = head(h)
+    assert (q.batch_shape, q.event_shape) == ((K, B), (features,))
+    torch.testing.assert_close(q.mean, head.loc(h), rtol=0, atol=1e-12)
+    scale = torch.diag_embed((0.5 * head.log_variance(h)).exp())
+    if covariance == "full" and features > 1:
+        below = torch.zeros(K, B, features, features, dtype=torch.float64)
+        rows, columns = zip(*[(i, j) for i in range(features) for j in range(i)], strict=True)
+        below[..., rows, columns] = head.below(h)
+        scale = scale + below
+        assert float(below.detach().abs().max()) > 0.1
+    z = random(1, K, B, features)
+    wanted = MultivariateNormal(head.loc(h), scale_tril=scale).log_prob(z)
+    torch.testing.assert_close(q.log_prob(z), wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 1e4])
+def test_full_covariance_is_positive_definite(size):
+    head = GaussianHead(D, 4, covariance="full").double()
+    q = head(size * random(0, 50, D))
+    assert bool((torch.linalg.eigvalsh(q.covariance_matrix / q.covariance_matrix.abs().amax((-1, -2), True)) > -1e-12).all())
+    assert bool((q.scale_tril.diagonal(dim1=-2, dim2=-1) >= math.exp(-9)).all())
+    assert bool(q.log_prob(q.sample()).isfinite().all())
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+@pytest.mark.parametrize("size", [-1e6, 1e6])
+def test_scale_of_a_head_is_clamped_so_that_all_stays_finite(size, covariance):
+    head = GaussianHead(1, 2, covariance=covariance)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+        head.log_variance.bias.fill_(size)
+    q = head(torch.zeros(B, 1))
+    edge = math.exp(math.copysign(9.0, size))
+    torch.testing.assert_close(q.stddev, torch.full((B, 2), edge), rtol=1e-5, atol=0)
+    z = q.rsample()
+    q.log_prob(z).sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in head.parameters() if p.grad is not None)
+
+
+def test_clamp_does_not_bind_in_between():
+    head = GaussianHead(1, 1)
+    with torch.no_grad():
+        head.log_variance.weight.fill_(1.0)
+    log_variance = torch.linspace(-17, 17, 9)[:, None]
+    torch.testing.assert_close(head(log_variance).stddev.log(), 0.5 * log_variance, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "full"])
+def test_head_widens_half_precision(covariance):
+    head = GaussianHead(D, 2, covariance=covariance).bfloat16()
+    q = head(torch.zeros(B, D, dtype=torch.bfloat16))
+    assert q.log_prob(q.rsample()).dtype == q.mean.dtype == torch.float32
+
+
+def test_head_refuses_unknown_options():
+    with pytest.raises(ArgumentError, match=r"covariance: .*got 'ful'\. Did you mean 'full'\? Known: diagonal, full"):
+        GaussianHead(1, 2, covariance="ful")
+    with pytest.raises(ArgumentError, match=r"features: expected a positive integer, got 0"):
+        GaussianHead(1, 0)
+    with pytest.raises(ArgumentError, match=r"init: "):
+        GaussianHead(1, 2, init="xavier")
+
+
+# --- Likelihoods --------------------------------------------------------------------------------------------------------
+
+ALL = {
+    "bernoulli": {},
+    "gaussian": {"scale": "per-dimension"},
+    "logistic": {"levels": 17},
+}
+
+
+@pytest.mark.parametrize("shape", [(D,), (2, 3), (1, 2, 3)], ids=str)
+@pytest.mark.parametrize("name", ALL)
+def test_events_and_leading_axes(name, shape):
+    likelihood = make_likelihood(name, shape, **ALL[name])
+    p = likelihood(torch.randn(K, B, *shape))
+    assert (p.batch_shape, p.event_shape) == ((K, B), shape)
+    assert p.mean.shape == (K, B, *shape)
+    x = p.sample()
+    assert p.log_prob(x).shape == (K, B)
+    output = torch.randn(K, B, *shape)
+    wanted = likelihood.values(output).log_prob(x).flatten(2).sum(-1)
+    torch.testing.assert_close(likelihood(output).log_prob(x), wanted)
+    assert p.log_prob(x[0]).shape == (K, B)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_densities_are_float32_whatever_the_network_puts_out(name):
+    likelihood = make_likelihood(name, (D,), **ALL[name])
+    p = likelihood(torch.zeros(B, D, dtype=torch.bfloat16))
+    assert p.log_prob(torch.ones(B, D)).dtype == torch.float32
+
+
+def test_bernoulli_is_exact_far_out():
+    logits = torch.tensor([-200.0, -30.0, 0.0, 30.0, 200.0], requires_grad=True)
+    p = BernoulliLikelihood((5,))(logits)
+    zeros, ones = p.log_prob(torch.zeros(5)), p.log_prob(torch.ones(5))
+    assert float(zeros) == pytest.approx(-(200 + 30 + math.log(2)), rel=1e-6)
+    assert float(ones) == pytest.approx(-(200 + 30 + math.log(2)), rel=1e-6)
+    (grad,) = torch.autograd.grad(ones, logits)
+    torch.testing.assert_close(grad, 1 - logits.detach().sigmoid())
+
+
+def gaussian(scale) -> GaussianLikelihood:
+    return GaussianLikelihood((D,), scale=scale).double()
+
+
+@pytest.mark.parametrize("scale", [0.3, 2, "shared", "per-dimension"])
+def test_gaussian_is_its_formula(scale):
+    likelihood = gaussian(scale)
+    if isinstance(scale, str):
+        with torch.no_grad():
+            likelihood.log_scale.copy_(random(0, *likelihood.log_scale.shape))
+    else:
+        torch.testing.assert_close(likelihood.log_scale.exp().item(), float(scale), rtol=1e-6, atol=0)
+    output, x = random(1, K, B, D), random(2, B, D)
+    wanted = Normal(output, likelihood.log_scale.exp()).log_prob(x).sum(-1)
+    torch.testing.assert_close(likelihood(output).log_prob(x), wanted)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "logistic"])
+@pytest.mark.parametrize("scale, size", [(0.3, None), ("shared", ()), ("per-dimension", (D,))])
+def test_learned_scales_get_gradients_and_fixed_ones_do_not(name, scale, size):
+    likelihood = make_likelihood(name, (D,), scale=scale)
+    parameters = dict(likelihood.named_parameters())
+    assert likelihood.learned == (size is not None)
+    if size is None:
+        assert parameters == {}
+        assert "log_scale" in likelihood.state_dict()
+        return
+    assert parameters["log_scale"].shape == size
+    start = {"gaussian": 1.0, "logistic": 0.1}[name]
+    assert float(parameters["log_scale"].exp().mean()) == pytest.approx(start)
+    x = torch.linspace(0, 1, D).expand(B, D)
+    (grad,) = torch.autograd.grad(likelihood(torch.full((B, D), 0.4)).log_prob(x.round()).sum(), parameters["log_scale"])
+    assert float(grad.abs().min()) > 1e-3
+
+
+@pytest.mark.parametrize("scale", ["shared", "per-dimension"])
+def test_standardizing_a_gaussian_is_a_change_of_variables(scale):
+    """log p(x) = log p(u) - sum log spread, for u = (x - center) / spread: the density stays one of x."""
+    center, spread = random(0, D), random(1, D).exp()
+    before, after = gaussian(scale), gaussian(scale)
+    after.standardize(center, spread)
+    with torch.no_grad():
+        for likelihood in (before, after):
+            likelihood.log_scale.fill_(-0.4)
+    output, u = random(2, B, D), random(3, B, D)
+    x = center + spread * u
+    found = after(output).log_prob(x)
+    torch.testing.assert_close(found, before(output).log_prob(u) - spread.log().sum(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(after(output).mean, center + spread * before(output).mean, rtol=0, atol=1e-12)
+
+
+def test_standardizing_leaves_a_fixed_scale_in_units_of_x():
+    likelihood = gaussian(0.5)
+    likelihood.standardize(torch.tensor(3.0).double(), torch.tensor(10.0).double())
+    p = likelihood(random(0, B, D))
+    torch.testing.assert_close(p.stddev, torch.full((B, D), 0.5, dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(p.mean, 3 + 10 * random(0, B, D))
+
+
+@pytest.mark.parametrize("name", ["bernoulli", "logistic"])
+def test_standardizing_leaves_bounded_values_alone(name):
+    likelihood = make_likelihood(name, (D,))
+    output, x = torch.randn(B, D), torch.ones(B, D)
+    before = likelihood(output).log_prob(x)
+    likelihood.standardize(torch.tensor(0.3), torch.tensor(0.1))
+    assert likelihood(output).log_prob(x).equal(before)
+
+
+def test_standardized_units_are_saved():
+    likelihood = gaussian("shared")
+    likelihood.standardize(random(0, D), random(1, D).exp())
+    other = gaussian("shared")
+    other.load_state_dict(likelihood.state_dict())
+    x = random(2, B, D)
+    assert other(x).log_prob(x).equal(likelihood(x).log_prob(x))
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_logistic_has_its_levels(levels):
+    likelihood = LogisticLikelihood((1,), levels=levels, scale=0.2).double()
+    grid = (torch.arange(levels, dtype=torch.float64) / (levels - 1))[:, None]
+    p = likelihood(torch.full((1,), 0.7, dtype=torch.float64))
+    log_prob = p.log_prob(grid)
+    assert float(log_prob.exp().sum()) == pytest.approx(1.0, abs=1e-12)
+    # The first point takes all below its upper edge, by a logistic around sigmoid(0.7).
+    edge = (0.5 / (levels - 1) - 1 / (1 + math.exp(-0.7))) / float(likelihood.log_scale.exp())
+    assert float(log_prob[0].exp()) == pytest.approx(1 / (1 + math.exp(-edge)), rel=1e-10)
+    assert set((p.sample((200,)) * (levels - 1)).round().flatten().tolist()) <= set(map(float, range(levels)))
+
+
+WRONG = [
+    ("bernouli", {}, r"likelihood: .*got 'bernouli'\. Did you mean 'bernoulli'\? Known: bernoulli, gaussian, logistic"),
+    ("bernoulli", {"scale": 1.0}, r"likelihood_options: expected for bernoulli: none, got .*got \['scale'\]"),
+    ("gaussian", {"levels": 3}, r"likelihood_options: expected for gaussian: scale, got .*'levels'"),
+    ("logistic", {"sclae": 1.0}, r"likelihood_options: expected for logistic: scale, levels, got .*'sclae'"),
+    ("gaussian", {"scale": 0.0}, r"scale: expected a finite number above 0\.0 to inf, got 0\.0"),
+    ("gaussian", {"scale": -1.0}, r"scale: expected a finite number above 0\.0"),
+    ("gaussian", {"scale": math.inf}, r"scale: expected a finite number"),
+    ("gaussian", {"scale": math.nan}, r"scale: expected a finite number"),
+    ("gaussian", {"scale": "learned"}, r"scale: .*got 'learned'\. .*Known: per-dimension, shared"),
+    ("logistic", {"levels": 1}, r"levels: expected an integer of 2 or more, got 1\. 8-bit images have 256"),
+    ("logistic", {"levels": 2.5}, r"levels: expected an integer of 2 or more, got 2\.5"),
+    ("logistic", {"levels": True}, r"levels: expected an integer of 2 or more, got True"),
+]
+
+
+@pytest.mark.parametrize("name, options, message", WRONG)
+def test_unknown_options_are_refused(name, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        make_likelihood(name, (D,), **options)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, -1), (2.0,), (True,)], ids=str)
+def test_event_shapes_are_positive(shape):
+    with pytest.raises(ArgumentError, match=r"event_shape: expected positive sizes, got .*Pass the shape of one row"):
+        BernoulliLikelihood(shape)
+
+
+def test_a_likelihood_of_ones_own():
+    class Unit(Likelihood):
+        def values(self, output):
+            return Normal(output, 1.0)
+
+    p = Unit((D,))(torch.zeros(B, D))
+    assert isinstance(p, Independent)
+    assert p.event_shape == (D,)
+    with pytest.raises(NotImplementedError):
+        Likelihood((D,))(torch.zeros(B, D))

@@ -1,0 +1,40 @@
+"""Every example runs in its quick form and leaves its pictures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+EXPECTED = {
+    "zhusuan_tutorial.py": (["vae.epoch.3.png"], r"Test log p(x) >= "),
+    "vae_notebook.py": (["003.png"], "test iwae-100: "),
+    "conv_vae.py": (["latent_scatter.png", "manifold.png"], "Epoch: 03, Test set VLB: "),
+}
+
+
+def test_every_example_is_listed() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_quick_form(name: str, tmp_path: Path) -> None:
+    pictures, line = EXPECTED[name]
+    command = [sys.executable, str(EXAMPLES / name), "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert line in done.stdout
+    for picture in pictures:
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_gaussian_form_of_the_notebook(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "vae_notebook.py"), "--quick", "--likelihood", "gaussian"]
+    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # N(f(z), I) over 64 pixels in [0, 1]: at best -32 log(2 pi) = -58.8 nats.
+    value = float(done.stdout.split("test iwae-100: ")[1].split(" ")[0])
+    assert -75 < value < -58.8
