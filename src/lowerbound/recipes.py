@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from lowerbound import data as sources
 from lowerbound import objectives
 from lowerbound.core.checks import choice, number
 from lowerbound.core.device import find_device
-from lowerbound.core.errors import DataError, explain
+from lowerbound.core.errors import ArgumentError, DataError, explain
 from lowerbound.core.random import seeded
 from lowerbound.models import MODELS, EncoderDecoder
 from lowerbound.training import Callback, Run, TensorBoard, fit
@@ -95,7 +96,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="iwae",
-            summary="The same network as vae, trained on the importance-weighted bound with 5 particles.",
+            summary="The network of vae, trained on the importance-weighted bound, 5 particles.",
             objective="IWAE",
             objective_options={"particles": 5, "gradient": "dreg"},
             training={"batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
@@ -145,6 +146,12 @@ def train(
     train_rows, validation_rows = _training_data(recipe)
     likelihood, options = _likelihood(recipe, train_rows)
     kind = MODELS[choice("model", recipe.model, MODELS)]
+    known = inspect.signature(kind).parameters
+    for name in recipe.model_options:
+        if name not in known:
+            cure = "Leave it out, or choose a recipe with another model."
+            expected = f"an argument of {recipe.model}"
+            raise ArgumentError(explain(name, expected=expected, got="another model's", cure=cure))
     with seeded(recipe.seed, "weights"):
         model = kind(
             event_shape=train_rows.event_shape,

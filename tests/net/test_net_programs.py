@@ -40,7 +40,7 @@ class Affine(lb.BayesianNet):
         bn.sample("x", Normal(mean, 1.0))
 
 
-# --- What a run records -------------------------------------------------------------------------------------------------
+# --- What a run records -----------------------------------------------------------------------------------------------
 
 
 def test_binding_runs_nothing_and_every_run_is_new():
@@ -100,7 +100,9 @@ def test_pathwise_draw_of_a_discrete_node_is_refused_by_name():
         def forward(self, bn):
             bn.sample("coin", Bernoulli(logits=torch.zeros(B, L)), event_dims=1)
 
-    with pytest.raises(NodeError, match=r"node 'coin': expected a distribution with rsample, got Bernoulli\. A pathwise"):
+    with pytest.raises(
+        NodeError, match=r"node 'coin': expected a distribution with rsample, got Bernoulli\. A pathwise"
+    ):
         Coin().bind().run(pathwise=True)
     trace = Coin().bind().run(particles=K)
     assert not trace.node("coin").pathwise
@@ -137,7 +139,7 @@ def test_parameters_and_inputs_are_constants_on_demand_and_values_are_not(shared
     assert all(after[name] is before[name] and after[name].requires_grad for name in before)
 
 
-# --- Distributions of all kinds -----------------------------------------------------------------------------------------
+# --- Distributions of all kinds ---------------------------------------------------------------------------------------
 
 DISTRIBUTIONS = {
     "Beta": (lambda: Beta(torch.full((B, L), 2.0), 3.0), 1),
@@ -210,13 +212,15 @@ def test_flow_posterior_gives_a_bound_with_all_estimators():
         assert sum(float(grad.abs().sum()) for grad in grads) > 0
 
 
-# --- Names --------------------------------------------------------------------------------------------------------------
+# --- Names ------------------------------------------------------------------------------------------------------------
 
 
 def test_unknown_names():
     trace = Affine().bind(B).observe()
     for read in (trace.__getitem__, trace.log_prob, trace.node):
-        with pytest.raises(NodeError, match=r"no node 'xmean' in this trace\. Did you mean 'x_mean'\? Known: x, x_mean, z"):
+        with pytest.raises(
+            NodeError, match=r"no node 'xmean' in this trace\. Did you mean 'x_mean'\? Known: x, x_mean, z"
+        ):
             read("xmean")
     with pytest.raises(NodeError, match=r"Affine has no random node 'zz' to observe\. Did you mean 'z'\? Known: x, z"):
         Affine().bind(B).observe(zz=torch.zeros(B))
@@ -235,18 +239,24 @@ def test_a_name_is_taken_once():
 
 
 def test_computed_values_are_not_observed():
-    with pytest.raises(NodeError, match=r"node 'x_mean': expected no observation, got an observed value\. Observe a stoch"):
+    with pytest.raises(
+        NodeError, match=r"node 'x_mean': expected no observation, got an observed value\. Observe a stoch"
+    ):
         Affine().bind(B).observe(x_mean=torch.zeros(B))
 
 
 def test_computed_values_have_no_density():
     trace = Affine().bind(B).observe()
-    with pytest.raises(NodeError, match=r"node 'x_mean': expected a node with a density, got deterministic\. Only bn\.sample"):
+    with pytest.raises(
+        NodeError, match=r"node 'x_mean': expected a node with a density, got deterministic\. Only bn\.sample"
+    ):
         trace.log_prob("x_mean")
 
 
 def test_empty_program_has_no_joint():
-    with pytest.raises(NodeError, match=r"log_joint: expected at least one node, got none\. Name a node with bn\.sample"):
+    with pytest.raises(
+        NodeError, match=r"log_joint: expected at least one node, got none\. Name a node with bn\.sample"
+    ):
         Trace().log_joint()
 
 
@@ -260,7 +270,7 @@ def test_program_without_forward():
         lb.BayesianNet().bind().observe()
 
 
-# --- Implicit nodes -----------------------------------------------------------------------------------------------------
+# --- Implicit nodes ---------------------------------------------------------------------------------------------------
 
 
 def test_implicit_node_is_recorded_without_a_density():
@@ -268,7 +278,9 @@ def test_implicit_node_is_recorded_without_a_density():
     value = torch.zeros(K, B, L)
     assert bn.implicit("z", value, event_dims=1) is value
     assert (bn.lead, bn.random_names()) == ((K, B), ["z"])
-    with pytest.raises(NodeError, match=r"node 'z': expected a node with a density, got implicit\. .*implicit posteriors"):
+    with pytest.raises(
+        NodeError, match=r"node 'z': expected a node with a density, got implicit\. .*implicit posteriors"
+    ):
         bn.log_joint()
     given = torch.ones(K, B, L)
     bn = Trace({"z": given}, particles=K, batch=(B,))
@@ -293,7 +305,7 @@ def test_implicit_node_with_another_shape(particles, batch, shape, event_dims):
         bn.implicit("z", torch.zeros(shape), event_dims)
 
 
-# --- Values in place and values outside the support -----------------------------------------------------------------------
+# --- Values in place and values outside the support -------------------------------------------------------------------
 
 
 def test_value_changed_in_place_has_no_log_prob():
@@ -308,7 +320,11 @@ def test_value_changed_in_place_has_no_log_prob():
 
 
 OUTSIDE = {
-    "Bernoulli": (Bernoulli(logits=torch.zeros(B)), 0.5, r"got values from 0\.5 to 0\.5\. A Bernoulli likelihood takes only"),
+    "Bernoulli": (
+        Bernoulli(logits=torch.zeros(B)),
+        0.5,
+        r"got values from 0\.5 to 0\.5\. A Bernoulli likelihood takes only",
+    ),
     "Beta": (Beta(torch.ones(B), 1.0), 1.5, r"got values from 1\.5 to 1\.5\. Choose a distribution whose support"),
     "Exponential": (Exponential(torch.ones(B)), -1.0, r"got values from -1 to -1"),
     "Normal": (Normal(torch.zeros(B), 1.0), torch.nan, r"got 5 of 5 values that are not finite"),
@@ -328,8 +344,14 @@ def test_observed_values_outside_the_support(kind):
 
 
 BAD_PARAMETERS = {
-    "negative scale": (lambda: Normal(torch.zeros(B), torch.full((B,), -1.0), validate_args=False), "scale of Normal in Gr"),
-    "nan": (lambda: Normal(torch.full((B,), torch.nan), 1.0, validate_args=False), r"loc of Normal in Real\(\), got 5 of 5"),
+    "negative scale": (
+        lambda: Normal(torch.zeros(B), torch.full((B,), -1.0), validate_args=False),
+        "scale of Normal in Gr",
+    ),
+    "nan": (
+        lambda: Normal(torch.full((B,), torch.nan), 1.0, validate_args=False),
+        r"loc of Normal in Real\(\), got 5 of 5",
+    ),
     "rate": (lambda: Exponential(torch.zeros(B), validate_args=False), "rate of Exponential in GreaterThan"),
 }
 

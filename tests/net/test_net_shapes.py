@@ -9,10 +9,10 @@ import itertools
 
 import pytest
 import torch
-from exact import random
 from torch.distributions import Bernoulli, Categorical, Independent, MultivariateNormal, Normal
 
 import lowerbound as lb
+from exact import random
 from lowerbound.core.errors import NodeError
 from lowerbound.net import Trace
 
@@ -105,7 +105,7 @@ def test_log_weights_are_scored_particle_by_particle_and_row_by_row(sizes):
     assert analytic.terms["kl"].shape == analytic.value.shape == (b,)
 
 
-# --- Runs without particles ---------------------------------------------------------------------------------------------
+# --- Runs without particles -------------------------------------------------------------------------------------------
 
 
 class Line(lb.BayesianNet):
@@ -179,12 +179,14 @@ def test_scalar_posterior_without_a_batch():
     torch.testing.assert_close(made.log_weights, Normal(0.0, 2**0.5).log_prob(torch.tensor(1.0)).expand(K))
 
 
-# --- Errors at the node -------------------------------------------------------------------------------------------------
+# --- Errors at the node -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("event_dims", [2, 3, -1])
 def test_event_axes_come_from_the_parameters(event_dims):
-    message = rf"node 'v': expected event_dims from 0 to 1 .*batch shape is \(5,\)\), got {event_dims}\. Event axes come"
+    message = (
+        rf"node 'v': expected event_dims from 0 to 1 .*batch shape is \(5,\)\), got {event_dims}\. Event axes come"
+    )
     with pytest.raises(NodeError, match=message):
         Trace().sample("v", Normal(torch.zeros(B), 1.0), event_dims)
     with pytest.raises(NodeError, match=r"node 'v': expected event_dims from 0 to 0"):
@@ -195,7 +197,9 @@ def test_event_axes_come_from_the_parameters(event_dims):
 def test_cure_counts_the_event_axes_that_are_missing(missing):
     for lead in ((B,), (K, B)):
         trace = Trace(particles=K, batch=(B,))
-        with pytest.raises(NodeError, match=rf"node 'v': .*Pass event_dims={missing} more if the last axes are one event"):
+        with pytest.raises(
+            NodeError, match=rf"node 'v': .*Pass event_dims={missing} more if the last axes are one event"
+        ):
             trace.sample("v", Normal(torch.zeros(*lead, *(D, D + 1)[:missing]), 1.0))
 
 
@@ -221,5 +225,7 @@ def test_distribution_whose_log_prob_has_another_shape_is_named():
 def test_log_probabilities_in_half_precision_are_refused(dtype):
     trace = Trace()
     trace.sample("v", Normal(torch.zeros(B, dtype=dtype), torch.ones((), dtype=dtype)))
-    with pytest.raises(NodeError, match=r"node 'v': expected a float32 log-probability, got torch\..*float16\. Call \.float\(\)"):
+    with pytest.raises(
+        NodeError, match=r"node 'v': expected a float32 log-probability, got torch\..*float16\. Call \.float\(\)"
+    ):
         trace.log_prob("v")

@@ -7,15 +7,15 @@ import math
 
 import pytest
 import torch
-from exact import random
 from torch import nn
 
+from exact import random
 from lowerbound.core.errors import ArgumentError, ShapeError
 from lowerbound.nn import MLP, fold_particles, initialize, make_activation
 from lowerbound.nn.initialize import SCHEMES
 from lowerbound.nn.mlp import ACTIVATIONS
 
-# --- MLP ----------------------------------------------------------------------------------------------------------------
+# --- MLP --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hidden", [(), (5,), (5, 3), (4, 4, 4)])
@@ -24,7 +24,7 @@ def test_sizes(hidden, out):
     net = MLP(7, hidden, out)
     sizes = [7, *hidden, *([] if out is None else [out])]
     linear = [layer for layer in net if isinstance(layer, nn.Linear)]
-    assert [(layer.in_features, layer.out_features) for layer in linear] == list(zip(sizes, sizes[1:], strict=False))
+    assert [(layer.in_features, layer.out_features) for layer in linear] == list(itertools.pairwise(sizes))
     assert len(net) - len(linear) == len(hidden)  # an activation behind every hidden layer and no other
     assert net.out_features == sizes[-1]
     assert net(torch.zeros(3, 2, 7)).shape == (3, 2, sizes[-1])
@@ -43,7 +43,7 @@ def test_network_is_its_formula(name):
 
 
 def test_last_layer_without_output_keeps_its_activation():
-    assert float(MLP(3, [50], None)(torch.randn(9, 3)).min()) == 0.0
+    assert MLP(3, [50], None)(torch.randn(9, 3)).min().item() == 0.0
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_names_are_known():
         MLP(1, [2], 1, init="xavier")
 
 
-# --- Initialisation -----------------------------------------------------------------------------------------------------
+# --- Initialisation ---------------------------------------------------------------------------------------------------
 
 # A layer, how many of its weights an output sees (fan in), and how many outputs a weight's input reaches (fan out).
 LAYERS = {
@@ -95,9 +95,9 @@ def test_variance_of_first_weights(layer, scheme):
     # The variance of n normal weights has relative error sqrt(2 / n), of uniform ones less: 5 of these for n > 1e4.
     assert module.weight.numel() > 9_000
     relative = 5 * math.sqrt(2 / module.weight.numel())
-    assert float(module.weight.var()) == pytest.approx(wanted, rel=relative)
-    assert abs(float(module.weight.mean())) < 5 * math.sqrt(wanted / module.weight.numel())
-    assert float(module.bias.abs().max()) == 0
+    assert module.weight.var().item() == pytest.approx(wanted, rel=relative)
+    assert module.weight.mean().abs().item() < 5 * math.sqrt(wanted / module.weight.numel())
+    assert module.bias.abs().max().item() == 0
 
 
 @pytest.mark.parametrize("scheme", ["he", "lecun"])
@@ -111,7 +111,7 @@ def test_outputs_have_the_scale_that_the_scheme_promises(layer, scheme):
     y = module(torch.randn(20, channels, *[12] * axes))
     inner = y[(..., *[slice(y.shape[-1] // 3, -(y.shape[-1] // 3))] * axes)]  # outputs at the border see less
     # Channels share their weights, so outputs are no independent draws: 15 % is wide for them and narrow against 2.
-    assert float(inner.var()) == pytest.approx({"he": 2.0, "lecun": 1.0}[scheme], rel=0.15)
+    assert inner.var().item() == pytest.approx({"he": 2.0, "lecun": 1.0}[scheme], rel=0.15)
 
 
 def test_torchs_own_start_is_left_alone():
@@ -130,7 +130,7 @@ def test_other_layers_and_missing_biases_are_left_alone(scheme):
     assert net[1].weight.equal(torch.ones(3))
 
 
-# --- fold_particles -----------------------------------------------------------------------------------------------------
+# --- fold_particles ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lead", [(), (5,), (3, 5), (5, 5), (2, 3, 5), (1, 1)], ids=str)

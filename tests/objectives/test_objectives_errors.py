@@ -170,7 +170,7 @@ def test_program_must_be_a_bayesian_net():
         lb.elbo(lb.Program(torch.nn.Linear(1, 1), ()), {"x": X}, Q().bind()).value  # noqa: B018
 
 
-# --- Estimators and what cannot be differentiated -----------------------------------------------------------------------
+# --- Estimators and what cannot be differentiated ---------------------------------------------------------------------
 
 UNREPARAMETRISED = {
     "Bernoulli": Independent(Bernoulli(logits=torch.zeros(B, L)), 1),
@@ -190,7 +190,9 @@ def test_pathwise_estimators_refuse_draws_without_a_path(kind, estimator):
     bound, estimate = PATHWISE[estimator]
     made = bound(Prior(UNREPARAMETRISED[kind]).bind(), {"x": X}, Q(z=(UNREPARAMETRISED[kind], 0)).bind(), particles=K)
     assert made.value.shape == (B,)
-    with pytest.raises(NodeError, match=rf"(sgvb|dreg) at node 'z': expected a pathwise draw, got {kind}\. Draw it from"):
+    with pytest.raises(
+        NodeError, match=rf"(sgvb|dreg) at node 'z': expected a pathwise draw, got {kind}\. Draw it from"
+    ):
         estimate(made)
 
 
@@ -224,7 +226,7 @@ class Prior(lb.BayesianNet):
         bn.sample("x", Normal(z.float().sum(-1, keepdim=True).expand(*z.shape[:-1], D), 1.0), event_dims=1)
 
 
-# --- Values changed in place --------------------------------------------------------------------------------------------
+# --- Values changed in place ------------------------------------------------------------------------------------------
 
 
 class Clamping(lb.BayesianNet):
@@ -247,11 +249,13 @@ def test_latent_changed_in_place(where, analytic_kl):
     p = Clamping(True) if where == "model" else P()
     q = Clamping(False).bind(B) if where == "posterior" else Q().bind()
     made = lb.elbo(p.bind(B), {"x": X}, q, particles=K, analytic_kl=analytic_kl)
-    with pytest.raises(NodeError, match=r"node 'z': expected its value as drawn, got an in-place change\. Make a new tensor"):
+    with pytest.raises(
+        NodeError, match=r"node 'z': expected its value as drawn, got an in-place change\. Make a new tensor"
+    ):
         made.value  # noqa: B018
 
 
-# --- Validation ---------------------------------------------------------------------------------------------------------
+# --- Validation -------------------------------------------------------------------------------------------------------
 
 BAD_DATA = {
     "grey": (0.5, r"value of node 'x'.*support of Bernoulli, got values from 0\.5 to 0\.5\. .*binarise the data"),
@@ -281,5 +285,7 @@ def test_objective_validates_parameters():
     model = lb.models.VAE(event_shape=(D,), latent_dim=L, hidden=(3,))
     with torch.no_grad():
         model.posterior.encoder.head.loc.bias.fill_(torch.nan)
-    with pytest.raises(NodeError, match=r"node 'z': expected loc of Normal in Real\(\), got 10 of 10 values that are not"):
+    with pytest.raises(
+        NodeError, match=r"node 'z': expected loc of Normal in Real\(\), got 10 of 10 values that are not"
+    ):
         lb.objectives.ELBO(model).validate(torch.ones(B, D))

@@ -11,16 +11,16 @@ import math
 
 import pytest
 import torch
-from exact import OnNodes, Scalars, farthest, gauss_hermite, gradients
 from torch import Tensor
 from torch.distributions import Bernoulli, Normal, Poisson
 
 import lowerbound as lb
+from exact import OnNodes, Scalars, farthest, gauss_hermite, gradients
 
 TOLERANCE = 1e-10
 WRONG = 1e-3  # a wrong estimator is at least this far off
 
-# --- One latent: z ~ N(0, 1), three likelihoods that are not conjugate --------------------------------------------------
+# --- One latent: z ~ N(0, 1), three likelihoods that are not conjugate ------------------------------------------------
 
 LIKELIHOODS = {
     "bernoulli": (1.0, lambda t, z: Bernoulli(logits=t["a"] * z + t["b"])),
@@ -169,7 +169,7 @@ def test_warm_up_weight_tempers_the_weights(estimate):
     assert farthest(gradients(-(weights * estimate(made, beta)).sum(), p), wanted) < TOLERANCE
 
 
-# --- Two latents, one above the other -----------------------------------------------------------------------------------
+# --- Two latents, one above the other ---------------------------------------------------------------------------------
 
 DEEP_THETA = {"slope": 0.6, "a": 0.7, "c": 0.3, "b": 0.2}
 DEEP_PHI = {"loc1": 0.15, "log_scale1": -0.2, "loc2": 0.2, "r": 0.5, "log_scale2": -0.15}

@@ -1,16 +1,17 @@
-"""What holds for every bound: one draw, a value that no estimator touches, terms that add up, tighter with more draws."""
+"""What holds for every bound: one draw, a value apart from estimators, terms that add up, tighter with more draws."""
 
 from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
 import torch
-from exact import LinearGenerator, LinearPosterior, farthest, gauss_hermite, gradients, linear_gaussian, random
 from torch.distributions import Bernoulli, Categorical, Normal
 
 import lowerbound as lb
+from exact import LinearGenerator, LinearPosterior, farthest, gauss_hermite, gradients, linear_gaussian, random
 from lowerbound.core.errors import ArgumentError
 from lowerbound.objectives.log_weights import log_mean_exp
 
@@ -27,7 +28,7 @@ def make(bound, **options):
     return bound(p.bind(B), {"x": x}, q.bind(x), particles=K, **options)
 
 
-# --- One draw -----------------------------------------------------------------------------------------------------------
+# --- One draw ---------------------------------------------------------------------------------------------------------
 
 READERS = {
     "nothing": lambda b: None,
@@ -94,7 +95,7 @@ def test_a_training_step_runs_the_model_once(estimator):
     assert p.runs == 1
 
 
-# --- Numbers ------------------------------------------------------------------------------------------------------------
+# --- Numbers ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -173,7 +174,7 @@ def test_stl_cost_with_a_weight_is_the_tempered_mean_log_weight():
     torch.testing.assert_close(made.sgvb(stl=True, kl_weight=0.25).detach(), wanted, rtol=0, atol=1e-12)
 
 
-# --- Tighter with more draws --------------------------------------------------------------------------------------------
+# --- Tighter with more draws ------------------------------------------------------------------------------------------
 
 
 class Mixture(lb.BayesianNet):
@@ -211,9 +212,11 @@ def test_iwae_rises_with_its_particles_to_the_evidence():
     evidence = math.log(0.2 * 0.1 + 0.5 * 0.6 + 0.3 * 0.9)
     bounds = [enumerated(k) for k in (1, 2, 3, 5, 8)]
     gaps = [evidence - bound for bound in bounds]
-    assert all(earlier > later for earlier, later in zip(gaps, gaps[1:], strict=False))
+    assert all(earlier > later for earlier, later in pairwise(gaps))
     assert gaps[-1] > 0
-    kl = sum(q * math.log(q * math.exp(evidence) / joint) for q, joint in zip(Guess.probs, (0.02, 0.3, 0.27), strict=True))
+    kl = sum(
+        q * math.log(q * math.exp(evidence) / joint) for q, joint in zip(Guess.probs, (0.02, 0.3, 0.27), strict=True)
+    )
     assert gaps[0] == pytest.approx(kl, abs=1e-12)
     # To first order the gap is Var(w) / (2 K p(x)^2), so it shrinks like 1 / K.
     variance = sum(j**2 / q for q, j in zip(Guess.probs, (0.02, 0.3, 0.27), strict=True)) / math.exp(2 * evidence) - 1
@@ -269,7 +272,7 @@ def test_is_loglikelihood_accumulates_in_float64_without_a_graph():
     assert (found.dtype, found.shape, found.requires_grad) == (torch.float64, (B,), False)
 
 
-# --- The objectives as modules ------------------------------------------------------------------------------------------
+# --- The objectives as modules ----------------------------------------------------------------------------------------
 
 OBJECTIVES = {
     "elbo": lambda m: lb.objectives.ELBO(m, particles=K),

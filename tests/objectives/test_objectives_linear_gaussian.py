@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from exact import farthest, gauss_hermite, gradients, linear_gaussian, random
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import lowerbound as lb
+from exact import farthest, gauss_hermite, gradients, linear_gaussian, random
 
 TOLERANCE = 1e-10
 SIZES = [(5, 1), (7, 2), (3, 4)]  # more latents than values, too
@@ -101,7 +101,7 @@ class GridPosterior(lb.BayesianNet):
 
 
 def on_grid(particles: int, z_dim: int):
-    """Return nodes ``[K, n, z_dim]`` and weights ``[n]``: three nodes an axis are exact where integrands are quadratic."""
+    """Return nodes ``[K, n, z_dim]`` and weights ``[n]``: three nodes an axis are exact for quadratics."""
     nodes, weights = gauss_hermite(3, particles * z_dim)
     return nodes.reshape(len(weights), particles, z_dim).transpose(0, 1), weights
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from exact import LinearGaussian, random
 from sklearn.decomposition import PCA, FactorAnalysis
 
 import lowerbound as lb
+from exact import LinearGaussian, random
 
 TOLERANCE = 1e-8
 
@@ -47,7 +47,9 @@ def as_vae(truth: LinearGaussian, scale: float | str) -> lb.models.VAE:
         decoder.weight.copy_(truth.weight)
         decoder.bias.copy_(truth.mean)
         if isinstance(scale, str):
-            model.generator.likelihood.log_scale.copy_(truth.noise.log() if scale == "per-dimension" else truth.noise[0].log())
+            model.generator.likelihood.log_scale.copy_(
+                truth.noise.log() if scale == "per-dimension" else truth.noise[0].log()
+            )
         head.loc.weight.copy_(gain)
         head.loc.bias.copy_(offset)
         head.log_variance.weight.zero_()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -105,19 +106,15 @@ def reconstruct(
 
 def recipes() -> None:
     """List the recipes."""
-    table = Table("recipe", "what it trains", "model", "objective", "latents", "defaults")
+    table = Table("recipe", "what it trains", "objective", "latents", box=SIMPLE)
     for recipe in RECIPES.values():
-        settings = ", ".join(f"{key} {value}" for key, value in recipe.training.items())
-        latents = str(recipe.latent_dim)
-        table.add_row(
-            recipe.name, recipe.summary, recipe.model, recipe.objective, latents, f"{recipe.steps} steps, {settings}"
-        )
+        table.add_row(recipe.name, recipe.summary, recipe.objective, str(recipe.latent_dim))
     Console().print(table)
 
 
 def data() -> None:
     """List the data that are built in, and the kinds of files that can be read."""
-    table = Table("data", "what it is", "rows")
-    for name, summary, rows in _DATA:
-        table.add_row(name, summary, rows)
+    table = Table("data", "what it is", "rows", box=SIMPLE)
+    for row in _DATA:
+        table.add_row(*row)
     Console().print(table)

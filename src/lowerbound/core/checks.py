@@ -58,7 +58,9 @@ def number(
     """
     inside = isinstance(value, (int, float)) and math.isfinite(value) and low <= value <= high
     if not inside or (open_low and value == low):
-        span = f"a finite number {'above' if open_low else 'from'} {low} to {high}"
+        span = "a finite number"
+        span += f" {'above' if open_low else 'of at least'} {low:g}" if low > -math.inf else ""
+        span += f" and at most {high:g}" if high < math.inf else ""
         raise ArgumentError(explain(argument, expected=span, got=repr(value), cure="Change it."))
     return float(value)
 

@@ -264,7 +264,8 @@ class Trace(Mapping[str, Tensor]):
 
     def get(self, name: str, default: Any = None, /) -> Any:
         """Return the value of a node, or `default` if there is none of that name."""
-        return self[name] if name in self else default
+        node = self._nodes.get(name)
+        return default if node is None else node.value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._nodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -164,11 +165,10 @@ def make_likelihood(name: str, shape: tuple[int, ...], **options: Any) -> Likeli
         'GaussianLikelihood'
     """
     kind = LIKELIHOODS[choice("likelihood", name, LIKELIHOODS)]
-    try:
-        return kind(shape, **options)
-    except TypeError as error:
-        known = {"bernoulli": "none", "gaussian": "scale", "logistic": "scale, levels"}[name]
-        cure = f"Remove the others from likelihood_options, or choose another likelihood; got {sorted(options)}."
-        raise ArgumentError(
-            explain("likelihood_options", expected=f"for {name}: {known}", got=error, cure=cure)
-        ) from error
+    known = [option for option in inspect.signature(kind).parameters if option != "shape"]
+    for option in options:
+        if option not in known:
+            cure = "Leave it out, or choose another likelihood."
+            expected = f"an option of {name} ({', '.join(known) or 'it has none'})"
+            raise ArgumentError(explain("likelihood option", expected=expected, got=repr(option), cure=cure))
+    return kind(shape, **options)

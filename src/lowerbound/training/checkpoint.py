@@ -22,7 +22,7 @@ from lowerbound.core.errors import RunError, explain
 from lowerbound.core.files import read_json, read_tree, write_bytes, write_json, write_tree
 from lowerbound.training.state import State
 
-__all__ = ["Checkpoint", "read_weights"]
+__all__ = ["Checkpoint", "check_format", "read_weights"]
 
 FORMAT = 1
 
@@ -39,27 +39,30 @@ class Checkpoint:
         self.folder, self.seconds = Path(folder), seconds
         self._written = time.monotonic()
 
-    def open(self, config: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
-        """Take the folder for a run; return the state to go on from, or None to begin.
+    def open(self, config: dict[str, Any], state: State, *, resume: bool) -> None:
+        """Take the folder for a run; if it holds the run already, bring `state` to where that one was.
 
         Raises:
-            RunError: if the folder holds another run, or a run that `resume` does not allow to continue.
+            RunError: if the folder holds another run, one that `resume` does not allow to continue, or a damaged one;
+                nothing in it was changed.
         """
         known = self.folder / "config.json"
         config = {"format": FORMAT, **config}
+        if self.folder.exists() and not self.folder.is_dir():
+            cure = "Choose a new folder; the file is untouched."
+            raise RunError(explain(str(self.folder), expected="a new or empty folder", got="a file", cure=cure))
         if known.exists():
             if not resume:
                 cure = "Pass resume=True (--resume) to go on, or choose another folder."
                 raise RunError(explain(str(self.folder), expected="a new or empty folder", got="a run", cure=cure))
             self._check_same(read_json(known), config)
-            write_json(known, config)
-        elif self.folder.exists() and any(self.folder.iterdir()):
+            self._restore(state)
+            for leftover in self.folder.rglob(".*.part"):  # of a save that was killed
+                leftover.unlink(missing_ok=True)
+        elif self.folder.exists() and any(path.suffix != ".part" for path in self.folder.iterdir()):
             cure = "Choose a new folder; nothing in this one was changed."
             raise RunError(explain(str(self.folder), expected="a new or empty folder", got="other files", cure=cure))
-        else:
-            write_json(known, config)
-        state = self.folder / "state" / "last.safetensors"
-        return read_tree(state) if state.exists() else None
+        write_json(known, config)
 
     def due(self) -> bool:
         """Return whether the time between checkpoints is over."""
@@ -72,10 +75,19 @@ class Checkpoint:
         write_tree(self.folder / "state" / "last.safetensors", {"format": FORMAT, **state.pack()})
         self._written = time.monotonic()
 
-    def _check_same(self, old: dict[str, Any], new: dict[str, Any]) -> None:
-        if old.get("format") != FORMAT:
-            cure = "Resume it with the version that wrote it, named in its config.json."
-            raise RunError(explain(str(self.folder), expected=f"run format {FORMAT}", got=old.get("format"), cure=cure))
+    def _restore(self, state: State) -> None:
+        path = self.folder / "state" / "last.safetensors"
+        if not path.exists():  # killed before its first checkpoint
+            return
+        tree = _read(path, "objective", "optimizers", "schedules")
+        try:
+            state.unpack(tree)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            cure = "config.json and the state must come from the same run; restore the file or train again."
+            raise RunError(explain(str(path), expected="the state of this run", got="another", cure=cure)) from error
+
+    def _check_same(self, old: Any, new: dict[str, Any]) -> None:
+        check_format(self.folder / "config.json", old)
         plain = json.loads(json.dumps(new))
         for part in ("objective", "data", "validation", "training"):
             mine, theirs = plain.get(part) or {}, old.get(part) or {}
@@ -87,6 +99,29 @@ class Checkpoint:
                     raise RunError(explain(str(self.folder), expected=expected, got=repr(mine.get(key)), cure=cure))
 
 
+def check_format(path: Path, content: Any) -> None:
+    """Raise an error if a document of a run folder is from another version or another program.
+
+    Raises:
+        RunError: if it is.
+    """
+    found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if found != FORMAT:
+        cure = "Use the version that wrote the run, named in its config.json, or train again."
+        raise RunError(explain(str(path), expected=f"a file of run format {FORMAT}", got=found, cure=cure))
+
+
+def _read(path: Path, *parts: str) -> dict[str, Any]:
+    """Read a tree of a run folder that must have some parts."""
+    tree = read_tree(path)
+    check_format(path, tree)
+    missing = [part for part in parts if not isinstance(tree.get(part), dict)]
+    if missing:
+        cure = "The file belongs elsewhere; restore it or train again."
+        raise RunError(explain(str(path), expected=f"a file with {', '.join(parts)}", got=f"no {missing[0]}", cure=cure))
+    return tree
+
+
 def read_weights(folder: str | os.PathLike[str], model: nn.Module) -> None:
     """Load the weights of a run folder into a model.
 
@@ -94,15 +129,11 @@ def read_weights(folder: str | os.PathLike[str], model: nn.Module) -> None:
         RunError: if the file is missing, damaged, of another version, or of another model.
     """
     path = Path(folder) / "model.safetensors"
-    tree = read_tree(path)
-    if tree.get("format") != FORMAT:
-        cure = "Load it with the version that wrote it, named in its config.json."
-        raise RunError(explain(str(path), expected=f"format {FORMAT}", got=tree.get("format"), cure=cure))
-    weights: dict[str, Tensor] = tree["weights"]
+    weights: dict[str, Tensor] = _read(path, "weights")["weights"]
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         cure = "config.json and model.safetensors must come from the same run."
         raise RunError(
-            explain(str(path), expected=f"weights of {type(model).__name__}", got=error, cure=cure)
+            explain(str(path), expected=f"weights of {type(model).__name__}", got="others", cure=cure)
         ) from error

@@ -80,7 +80,11 @@ def fit(
     batch_size = min(chosen.batch_size, len(data))
     batches = len(data) // batch_size
     chosen.check_length(chosen.epochs * batches)
-    objective.validate(next(iter(data.evaluation_batches(batch_size))).to(device))
+    if chosen.patience is not None and validation is None:
+        cure = "Pass validation rows, or leave patience out."
+        raise ArgumentError(explain("patience", expected="validation rows to judge by", got="none", cure=cure))
+    with seeded(chosen.seed, "validate"):
+        objective.validate(next(iter(data.evaluation_batches(batch_size))).to(device))
 
     state = State(objective, chosen, chosen.epochs * batches)
     description = {
@@ -92,9 +96,8 @@ def fit(
         **(config or {}),
     }
     checkpoint = Checkpoint(out, checkpoint_seconds) if out is not None else None
-    saved = checkpoint.open(description, resume=resume) if checkpoint else None
-    if saved is not None:
-        state.unpack(saved)
+    if checkpoint:
+        checkpoint.open(description, state, resume=resume)
     forward = torch.compile(module) if chosen.compile else module
     watchers = [*([ProgressBar()] if progress else []), *callbacks]
     watch = Watch(state, checkpoint.folder if checkpoint else None)
@@ -172,8 +175,11 @@ def _validate(state: State, validation: Data, batch_size: int) -> dict[str, floa
 
 
 def _should_stop(state: State) -> bool:
+    """Return whether patience is over; a warm-up is finished first."""
     patience = state.settings.patience
-    return patience is not None and bool(state.best) and state.epoch - state.best["epoch"] >= patience
+    if patience is None or not state.best or state.step < state.settings.kl_warmup:
+        return False
+    return bool(state.epoch - state.best["epoch"] >= patience)
 
 
 def _settings(settings: dict[str, Any]) -> Settings:

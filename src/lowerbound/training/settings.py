@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -21,15 +22,25 @@ __all__ = ["OptimizerFactory", "ScheduleFactory", "Settings"]
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 ScheduleFactory = Callable[[Optimizer, int], LRScheduler]
 
-SCHEDULES: dict[str, ScheduleFactory] = {
-    "constant": lambda optimizer, steps: LambdaLR(optimizer, _one),
-    "cosine": lambda optimizer, steps: CosineAnnealingLR(optimizer, steps),
-    "onecycle": lambda optimizer, steps: OneCycleLR(optimizer, [g["lr"] for g in optimizer.param_groups], steps),
-}
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # it differs from process to process, and a resumed run compares settings
 
 
 def _one(step: int) -> float:
     return 1.0
+
+
+def _one_cycle(optimizer: Optimizer, steps: int) -> OneCycleLR:
+    """Return torch's one-cycle schedule; it cycles a momentum too, where the optimizer was given one."""
+    groups = optimizer.param_groups
+    momentum = any("betas" in group or group.get("momentum", 0) > 0 for group in groups)
+    return OneCycleLR(optimizer, [group["lr"] for group in groups], steps, cycle_momentum=momentum)
+
+
+SCHEDULES: dict[str, ScheduleFactory] = {
+    "constant": lambda optimizer, steps: LambdaLR(optimizer, _one),
+    "cosine": lambda optimizer, steps: CosineAnnealingLR(optimizer, steps),
+    "onecycle": _one_cycle,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +57,8 @@ class Settings:
             optimizer and the number of steps to a torch scheduler, stepped once a step.
         kl_warmup: Steps over which the weight of the KL term rises linearly from 0 to 1.
         clip: The largest norm of a player's gradient; None for no limit.
-        patience: Epochs without a better validation bound after which training stops; None to never stop early.
+        patience: Epochs without a better validation bound after which training stops, though not within a warm-up;
+            None to never stop early.
         keep: Which weights the run ends with: ``"best"`` by validation, if there are validation rows, or ``"last"``.
         precision: ``"float32"``, or ``"bfloat16"`` for the networks (log-probabilities stay float32).
         compile: Whether the objective is compiled by torch.
@@ -82,6 +94,11 @@ class Settings:
             choice("optimizer", self.optimizer.lower(), _optimizers())
         if isinstance(self.schedule, str):
             choice("schedule", self.schedule, SCHEDULES)
+        for name, value in (("optimizer", self.optimizer), ("schedule", self.schedule)):
+            if not (isinstance(value, str) or callable(value)):
+                cure = f"The run makes its own {name}: pass {name}=lambda ...: ... instead of an object."
+                got = type(value).__name__
+                raise ArgumentError(explain(name, expected="a name or a function that makes one", got=got, cure=cure))
 
     def check_length(self, steps: int) -> None:
         """Raise an error if the KL warm-up would not be over when training ends.
@@ -103,7 +120,7 @@ class Settings:
         """Return the optimizer of a player.
 
         Raises:
-            ArgumentError: if the optimizer does not take one of its options.
+            ArgumentError: if the optimizer does not take one of its options, or not with that value.
         """
         if not isinstance(self.optimizer, str):
             return self.optimizer(player.parameters)
@@ -117,9 +134,14 @@ class Settings:
             raise ArgumentError(
                 explain("optimizer_options", expected=f"options of {kind.__name__}", got=unknown, cure=cure)
             )
-        if "fused" in known:
+        if "fused" in known and "foreach" not in options:
             options.setdefault("fused", all(p.is_floating_point() for p in player.parameters))
-        optimizer: Optimizer = kind(player.parameters, **options)
+        try:
+            optimizer: Optimizer = kind(player.parameters, **options)
+        except (TypeError, ValueError, RuntimeError) as error:
+            cure = f"See torch.optim.{kind.__name__} for what its options may be."
+            expected = f"values that {kind.__name__} takes"
+            raise ArgumentError(explain("optimizer_options", expected=expected, got=error, cure=cure)) from error
         return optimizer
 
     def make_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler:
@@ -130,7 +152,7 @@ class Settings:
     def describe(self) -> dict[str, Any]:
         """Return the settings as plain values; functions are named."""
         return {
-            key: getattr(value, "__name__", repr(value)) if callable(value) else value
+            key: getattr(value, "__name__", _ADDRESS.sub("", repr(value))) if callable(value) else value
             for key, value in asdict(self).items()
         }
 

@@ -61,7 +61,8 @@ class State:
         _module(self.objective).load_state_dict(tree["objective"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(tree["optimizers"][name])
-            self.schedules[name].load_state_dict(tree["schedules"][name])
+            schedule = self.schedules[name]
+            schedule.load_state_dict({**schedule.state_dict(), **tree["schedules"][name]})
         self.epoch, self.batch, self.step = tree["epoch"], tree["batch"], tree["step"]
         device = self.objective.kl_weight.device
         self.sums = {name: value.to(device) for name, value in tree["sums"].items()}

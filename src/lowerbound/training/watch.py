@@ -1,7 +1,7 @@
 """Numbers that are not finite: noticed without waiting for the device, then found by replaying the steps.
 
-Every `EVERY` steps the running sums are read once. A bad step leaves them NaN or infinite for good, so nothing is
-missed. The noise of a step is a function of its number, so the steps since the last good reading can be replayed
+Every `EVERY` steps, and before every checkpoint, the running sums and the weights are read once. A bad step leaves
+them NaN or infinite for good, so nothing is missed. The noise of a step is a function of its number, so the steps since the last good reading can be replayed
 from a copy of the state, one by one, and the first bad one examined.
 """
 
@@ -47,9 +47,9 @@ class Watch:
         Raises:
             NonFiniteError: if a step since the last reading was bad.
         """
-        if not now and len(self._batches) < EVERY:
+        if not self._batches or (not now and len(self._batches) < EVERY):
             return
-        if not all(bool(value.isfinite()) for value in self._state.sums.values()):
+        if not all(bool(value.isfinite()) for value in self._state.sums.values()) or _bad_weight(self._state):
             self._replay()
         if len(self._batches) >= EVERY:
             self._good = self._state.snapshot()
@@ -62,10 +62,13 @@ class Watch:
         for x in self._batches:
             before = state.snapshot()
             found = _examine(state, x)
+            if not found:
+                train_step(state, x, state.objective)
+                name = _bad_weight(state)
+                found = f"the update of {name!r} is not finite, though its gradient is" if name else ""
             if found:
                 state.unpack(before)
                 self._report(x, found)
-            train_step(state, x, state.objective)
         self._report(self._batches[-1], "the sums of the terms overflow, though each step alone is finite")
 
     def _report(self, x: Tensor, found: str) -> None:
@@ -108,6 +111,14 @@ def _examine(state: State, x: Tensor) -> str:
         if bad:
             return f"the gradient of {bad[0]!r} is not finite, though the bound is"
     return ""
+
+
+def _bad_weight(state: State) -> str:
+    """Return the name of the first trained parameter that is not finite, or ""; the device is read once."""
+    trained = {id(parameter) for player in state.players for parameter in player.parameters}
+    named = [(name, parameter) for name, parameter in _parameters(state.objective) if id(parameter) in trained]
+    finite = torch.stack([parameter.detach().isfinite().all() for _, parameter in named]).tolist()
+    return next((name for (name, _), fine in zip(named, finite, strict=True) if not fine), "")
 
 
 def _layers(objective: Any) -> Iterable[tuple[str, nn.Module]]:
