@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lowerbound as lb
 from lowerbound.data import Dataset
+from lowerbound.training import Callback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,14 +218,11 @@ def _convolution(layer: Any, x: Tensor, y: Tensor, needed: bool) -> list[Callabl
 # --- Measuring --------------------------------------------------------------------------------------------------------
 
 
-class Clock:
+class Clock(Callback):
     """A callback of `lowerbound.fit` that times an epoch from the end of its warm-up to the epoch's record."""
 
     def __init__(self, warmup: int) -> None:
         self._warmup, self._from, self.seconds = warmup, 0.0, 0.0
-
-    def start(self, *, epochs: int, batches: int, epoch: int, batch: int) -> None:
-        """Nothing."""
 
     def step(self, *, epoch: int, batch: int, sums: dict[str, Tensor]) -> None:
         """Start the clock when the warm-up is over."""
@@ -234,9 +232,6 @@ class Clock:
     def epoch(self, record: dict[str, Any]) -> None:
         """Stop the clock."""
         self.seconds = time.perf_counter() - self._from
-
-    def stop(self) -> None:
-        """Nothing."""
 
 
 def time_fit(job: Job, data: Dataset, warmup: int) -> float:

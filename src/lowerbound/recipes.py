@@ -14,7 +14,7 @@ import torch
 
 from lowerbound import data as sources
 from lowerbound import objectives
-from lowerbound.core.checks import choice, number
+from lowerbound.core.checks import choice, number, positive_int
 from lowerbound.core.device import find_device
 from lowerbound.core.errors import ArgumentError, DataError, explain
 from lowerbound.core.random import seeded
@@ -146,12 +146,9 @@ def train(
     train_rows, validation_rows = _training_data(recipe)
     likelihood, options = _likelihood(recipe, train_rows)
     kind = MODELS[choice("model", recipe.model, MODELS)]
-    known = inspect.signature(kind).parameters
-    for name in recipe.model_options:
-        if name not in known:
-            cure = "Leave it out, or choose a recipe with another model."
-            expected = f"an argument of {recipe.model}"
-            raise ArgumentError(explain(name, expected=expected, got="another model's", cure=cure))
+    _check_options(kind, recipe.model_options)
+    goal = _OBJECTIVES[choice("objective", recipe.objective, _OBJECTIVES)]
+    _check_options(goal, recipe.objective_options)
     with seeded(recipe.seed, "weights"):
         model = kind(
             event_shape=train_rows.event_shape,
@@ -161,10 +158,9 @@ def train(
             **recipe.model_options,
         )
     _standardize(model, train_rows, likelihood)
-    objective = _OBJECTIVES[choice("objective", recipe.objective, _OBJECTIVES)](model, **recipe.objective_options)
     settings = {"epochs": _epochs(recipe, len(train_rows)), **recipe.training, "seed": recipe.seed}
     return fit(
-        objective,
+        goal(model, **recipe.objective_options),
         train_rows,
         validation=validation_rows,
         out=out,
@@ -177,6 +173,15 @@ def train(
     )
 
 
+def _check_options(kind: Any, options: Mapping[str, Any]) -> None:
+    """Raise an error if a class of the library has no argument of a name."""
+    for name in options:
+        if name not in inspect.signature(kind).parameters:
+            cure = "Leave it out, or choose a recipe that has it."
+            expected = f"an argument of {kind.__name__}"
+            raise ArgumentError(explain(name, expected=expected, got="another's", cure=cure))
+
+
 def _training_data(recipe: Recipe) -> tuple[sources.Dataset, sources.Dataset | None]:
     """Load the rows and hold some out for validation."""
     binarize = recipe.binarize
@@ -185,7 +190,7 @@ def _training_data(recipe: Recipe) -> tuple[sources.Dataset, sources.Dataset | N
     rows, _ = sources.load(recipe.data, binarize=binarize, seed=recipe.seed)
     fraction = min(0.1, 3000 / len(rows)) if recipe.validation is None else recipe.validation
     number("validation", fraction, low=0.0, high=0.9)
-    if fraction == 0 or len(rows) < 20:
+    if fraction == 0 or (recipe.validation is None and len(rows) < 20):
         return rows, None
     return rows.split_off(fraction, seed=recipe.seed)
 
@@ -217,13 +222,13 @@ def _standardize(model: EncoderDecoder, rows: sources.Dataset, likelihood: str) 
     if likelihood != "gaussian":
         spread = torch.ones(())
     elif len(rows.event_shape) == 1:  # columns of a table have units of their own
-        spread = torch.where(std > 0, std, torch.ones(()))
+        spread = std
     else:
         spread = std.square().mean().sqrt()
-    model.standardize(mean, spread)
+    model.standardize(mean, torch.where(spread > 0, spread, torch.ones(())))
 
 
 def _epochs(recipe: Recipe, rows: int) -> int:
     """Return the number of epochs that makes up the recipe's steps."""
-    batch_size = min(int(recipe.training.get("batch_size", 128)), rows)
+    batch_size = min(positive_int("batch_size", recipe.training.get("batch_size", 128)), rows)
     return max(1, math.ceil(recipe.steps / (rows // batch_size)))

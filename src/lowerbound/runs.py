@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -22,7 +24,7 @@ from lowerbound.core.files import read_json, writing
 from lowerbound.core.random import seeded
 from lowerbound.models import MODELS
 from lowerbound.training import Run
-from lowerbound.training.checkpoint import read_weights
+from lowerbound.training.checkpoint import check_format, read_weights
 
 __all__ = ["encode", "evaluate_run", "load", "load_data", "reconstruct", "sample", "write_rows"]
 
@@ -42,6 +44,7 @@ def load(run: str | os.PathLike[str], *, model: nn.Module | None = None) -> Run:
         cure = "Check the path; `lowerbound train` and lb.fit(..., out=...) write run folders."
         raise RunError(explain(str(folder), expected="a run folder", got="no such folder", cure=cure))
     config = read_json(folder / "config.json")
+    check_format(folder / "config.json", config)
     rebuilt: Any = _rebuild(config, folder) if model is None else model
     read_weights(folder, rebuilt)
     rebuilt.eval()
@@ -60,6 +63,10 @@ def load_data(run: Run, split: str = "test", *, source: str | None = None) -> so
         DataError: if the source cannot be found again or has changed.
     """
     described = run.config["data"]
+    if not {"source", "binarize", "binarize_seed", "sha256"} <= described.keys():
+        cure = "Evaluate it in Python: lb.evaluate(run.model, data)."
+        expected = "data of lowerbound.data"
+        raise DataError(explain("data of the run", expected=expected, got="a class of one's own", cure=cure))
     binarize, seed = described["binarize"], described["binarize_seed"]
     if source is not None:
         return sources.load_all(source, binarize=binarize, seed=seed)
@@ -96,7 +103,7 @@ def evaluate_run(
 ) -> evaluation.Scores:
     """Evaluate a run folder on its test rows and write the scores into it.
 
-    Measures of an earlier evaluation on the same rows stay; the ones named here are replaced.
+    Measures of an earlier evaluation of the same weights on the same rows stay; the ones named here are replaced.
 
     Args:
         run: The run folder.
@@ -116,7 +123,9 @@ def evaluate_run(
     model.to(find_device(device))
     rows = load_data(loaded, split, source=source)
     scores = evaluation.evaluate(model, rows, measures, limit=limit, seed=seed, progress=progress)
-    if (Path(run) / "scores.json").exists():
+    weights = hashlib.sha256((Path(run) / "model.safetensors").read_bytes()).hexdigest()
+    scores = replace(scores, data={**scores.data, "weights_sha256": weights})
+    with contextlib.suppress(RunError):  # no scores yet, or damaged ones
         earlier = evaluation.Scores.read(run)
         if earlier.data == scores.data:
             scores = replace(scores, measures={**earlier.measures, **scores.measures})
@@ -147,8 +156,9 @@ def reconstruct(run: str | os.PathLike[str], source: str, *, device: str = "auto
 def sample(run: str | os.PathLike[str], n: int, *, seed: int = 0, device: str = "auto") -> tuple[Tensor, Tensor]:
     """Return n rows drawn from a run's model and their means given the latents, each ``[n, *event_shape]``."""
     model: Any = load(run).model
+    model.to(find_device(device))
     with seeded(seed, "sample"):
-        trace = model.to(find_device(device)).sample(n)
+        trace = model.sample(n)
     return trace["x"].cpu(), trace["x_mean"].cpu()
 
 
@@ -210,4 +220,8 @@ def _history(folder: Path) -> list[dict[str, Any]]:
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line]
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines() if line]
+    except (ValueError, OSError) as error:
+        cure = "The file is damaged; restore it, or remove it to go on without a history."
+        raise RunError(explain(str(path), expected="one JSON record a line", got=error, cure=cure)) from error

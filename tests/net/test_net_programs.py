@@ -150,6 +150,7 @@ DISTRIBUTIONS = {
     "Uniform": (lambda: Uniform(torch.zeros(B, L), 2.0), 1),
     "tanh of a normal": (lambda: TransformedDistribution(Normal(torch.zeros(B, L), 0.5), TanhTransform()), 1),
     "affine flow": (lambda: zuko.flows.MAF(L, 1, transforms=2, hidden_features=(8,))(torch.zeros(B, 1)), 0),
+    "event of flows": (lambda: zuko.flows.MAF(L, 1, transforms=2, hidden_features=(8,))(torch.zeros(B, 4, 1)), 1),
     "diagonal of zuko": (lambda: zuko.distributions.DiagNormal(torch.zeros(B, L), torch.ones(B, L)), 0),
 }
 

@@ -9,7 +9,7 @@ import itertools
 
 import pytest
 import torch
-from torch.distributions import Bernoulli, Categorical, Independent, MultivariateNormal, Normal
+from torch.distributions import Bernoulli, Categorical, Independent, MultivariateNormal, Normal, kl_divergence
 
 import lowerbound as lb
 from exact import random
@@ -103,6 +103,11 @@ def test_log_weights_are_scored_particle_by_particle_and_row_by_row(sizes):
         assert made.log_weights[i, j].item() == pytest.approx((log_p - log_q).item(), abs=1e-10)
     analytic = lb.elbo(P().bind(), data, Q().bind(), particles=k, analytic_kl=True)
     assert analytic.terms["kl"].shape == analytic.value.shape == (b,)
+    z = analytic.draw.posterior["z"]  # u's divergence depends on z, so it is averaged over the draws of z
+    for j in range(b):
+        kl = kl_divergence(Normal(row[j, :1].expand(2), 0.9), Normal(0.0 * row[j, :1], 1.0)).sum()
+        kl = kl + kl_divergence(Normal(z[:, j, 0], 0.8), Normal(z[:, j].sum(-1), 0.5)).mean()
+        assert analytic.terms["kl"][j].item() == pytest.approx(kl.item(), abs=1e-10)
 
 
 # --- Runs without particles -------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lowerbound import report as reports
 from lowerbound import runs
-from lowerbound.cli.options import Data, Device, RunFolder, Seed
+from lowerbound.cli.options import Data, Device, RunFolder, Seed, say
 from lowerbound.recipes import RECIPES
 
 __all__ = ["data", "encode", "evaluate", "recipes", "reconstruct", "report", "sample"]
@@ -61,7 +61,7 @@ def evaluate(
 def report(run: RunFolder) -> None:
     """Draw the figures of a run and write `report.html`, one page that needs no network."""
     path = reports.write(run)
-    Console().print(f"report: {path}", highlight=False, soft_wrap=True)
+    say(f"report: {path}")
 
 
 def sample(
@@ -77,7 +77,7 @@ def sample(
     """Draw new rows from a run's model."""
     rows, means = runs.sample(run, n, seed=seed, device=device)
     runs.write_rows(out, {"data": means if mean else rows})
-    Console().print(f"{n} rows: {out}", highlight=False)
+    say(f"{n} rows: {out}")
 
 
 def encode(
@@ -89,7 +89,7 @@ def encode(
     """Write the posterior means of all rows of DATA, with their labels if there are any."""
     latents, labels = runs.encode(run, data, device=device)
     runs.write_rows(out, {"data": latents, **({} if labels is None else {"labels": labels})})
-    Console().print(f"{len(latents)} rows of {latents.shape[1]} latents: {out}", highlight=False)
+    say(f"{len(latents)} rows of {latents.shape[1]} latents: {out}")
 
 
 def reconstruct(
@@ -101,7 +101,7 @@ def reconstruct(
     """Encode all rows of DATA and decode them again."""
     _, outputs = runs.reconstruct(run, data, device=device)
     runs.write_rows(out, {"data": outputs})
-    Console().print(f"{len(outputs)} rows: {out}", highlight=False)
+    say(f"{len(outputs)} rows: {out}")
 
 
 def recipes() -> None:

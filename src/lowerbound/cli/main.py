@@ -13,6 +13,8 @@ from lowerbound.core.errors import LowerboundError
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
+
 app = typer.Typer(
     name="lowerbound",
     help="Deep latent-variable models, trained and evaluated honestly: in nats, with error bars, by bounds that hold.",
@@ -38,6 +40,7 @@ def main() -> None:
     except LowerboundError as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error[/]: {escape(str(error))}", highlight=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; a run goes on with --resume")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            Console(stderr=True).print("interrupted; a run goes on with --resume")
+        raise

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Data", "Device", "RunFolder", "Seed", "key_values"]
+__all__ = ["Data", "Device", "RunFolder", "Seed", "key_values", "say"]
 
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, as `lowerbound train --out RUN` writes it.")
@@ -20,6 +20,11 @@ Data = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto for an accelerator if there is one.")]
 Seed = Annotated[int, typer.Option(help="The seed of everything that is drawn.")]
+
+
+def say(line: str) -> None:
+    """Print a line as it is: not wrapped, and with the square brackets that a path may have."""
+    typer.echo(line)
 
 
 def key_values(option: str, pairs: list[str]) -> dict[str, float | str | bool]:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from lowerbound import recipes as library
-from lowerbound.cli.options import Device, Seed, key_values
+from lowerbound.cli.options import Device, Seed, key_values, say
 from lowerbound.core.checks import choice
 
 __all__ = ["train"]
@@ -102,10 +101,9 @@ def train(
     shown = last.get("validation") or last["train"]
     where = "held-out" if "validation" in last else "training"
     terms = ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
-    console = Console()
-    console.print(f"{where} rows after epoch {last['epoch']}: {terms} nats a row", highlight=False)
-    console.print(f"run folder: {out}", highlight=False)
-    console.print(f"next: lowerbound evaluate {out}; lowerbound report {out}", highlight=False)
+    say(f"{where} rows after epoch {last['epoch']}: {terms} nats a row")
+    say(f"run folder: {out}")
+    say(f"next: lowerbound evaluate {out}; lowerbound report {out}")
 
 
 def _scale(text: str | None) -> float | str | None:

@@ -1,7 +1,8 @@
 """Files that are whole or absent: every write goes to a temporary neighbour, is synced, and is then renamed.
 
 Trees of tensors and plain values (a model's weights, an optimizer's state, a history) are kept as one safetensors
-file: the tensors as its tensors, the rest as JSON in its header. Nothing is pickled.
+file: the tensors as its tensors, each under the path of its keys (``weights.decoder.0.bias``), the rest as JSON in its
+header. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def write_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
         {'w': tensor([1., 1.]), 'step': 3}
     """
     tensors: dict[str, Tensor] = {}
-    plain = json.dumps(_take_tensors(tree, tensors))
+    plain = json.dumps(_take_tensors(tree, tensors, ""))
     write_bytes(path, save(tensors, metadata={"format": "pt", "tree": plain}))
 
 
@@ -118,18 +119,24 @@ def read_tree(path: str | os.PathLike[str], device: torch.device | str = "cpu") 
         raise RunError(explain(str(path), expected="a checkpoint of lowerbound", got=error, cure=cure)) from error
 
 
-def _take_tensors(node: Any, tensors: dict[str, Tensor]) -> Any:
-    """Replace every tensor in a tree by a reference, and every dict by a list of pairs that keeps the keys' types."""
+def _take_tensors(node: Any, tensors: dict[str, Tensor], path: str) -> Any:
+    """Replace every tensor in a tree by its path, and every dict by a list of pairs that keeps the keys' types."""
     if isinstance(node, Tensor):
-        key = f"t{len(tensors)}"
+        key = path
+        while key in tensors:  # a dict with the keys 1 and "1"
+            key += "'"
         tensors[key] = node.detach().cpu().contiguous().clone()
         return {"tensor": key}
     if isinstance(node, Mapping):
-        return {"pairs": [[key, _take_tensors(value, tensors)] for key, value in node.items()]}
+        return {"pairs": [[key, _take_tensors(value, tensors, _below(path, key))] for key, value in node.items()]}
     if isinstance(node, (list, tuple)):
         kind = "tuple" if isinstance(node, tuple) else "list"
-        return {kind: [_take_tensors(value, tensors) for value in node]}
+        return {kind: [_take_tensors(value, tensors, _below(path, i)) for i, value in enumerate(node)]}
     return node
+
+
+def _below(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)
 
 
 def _give_tensors(node: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lowerbound.core.checks import positive_int
-from lowerbound.core.errors import ArgumentError, explain
+from lowerbound.core.errors import ArgumentError, NonFiniteError, explain
 from lowerbound.core.numerics import flushed_denormals
 from lowerbound.core.random import seeded
 from lowerbound.core.types import Data, Model
@@ -65,6 +65,7 @@ def evaluate(
     Raises:
         ArgumentError: if a measure is unknown or the limit is not positive.
         NodeError: if the model cannot take the data.
+        NonFiniteError: if a row has no finite value.
 
     Source: Kingma and Welling (2014); Burda, Grosse and Salakhutdinov (2016).
 
@@ -79,7 +80,7 @@ def evaluate(
     parsed = {name: _parse(name) for name in names}
     n = len(data) if limit is None else min(positive_int("limit", limit), len(data))
     module: Any = model
-    was_training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         with flushed_denormals():
@@ -89,9 +90,11 @@ def evaluate(
                     shown = _with_bar(_batches(module, data, particles, n), n, name if progress else None)
                     measured[name] = _MEASURES[kind](module, shown, particles)
             rows = {name: terms.pop("value") for name, terms in measured.items()}
+            _check_finite(rows)
             summary, arrays = _look(module, data, n, seed)
     finally:
-        module.train(was_training)
+        for part, training in modes:
+            part.training = training
     return Scores(
         measures={name: _summarise(rows[name], measured[name], parsed[name][1]) for name in names},
         data={**data.describe(), "n_evaluated": n, "evaluation_seed": seed},
@@ -138,6 +141,15 @@ def _iwae(model: Any, batches: Iterable[Tensor], particles: int) -> Rows:
 
 
 _MEASURES: dict[str, Callable[[Any, Iterable[Tensor], int], Rows]] = {"elbo": _elbo, "iwae": _iwae}
+
+
+def _check_finite(rows: Rows) -> None:
+    for name, values in rows.items():
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
+            got = f"{len(bad)} of {len(values)} rows without one, first row {bad[0]}"
+            cure = "Look at those rows and at the scale of the data; a model may give a far outlier no density at all."
+            raise NonFiniteError(explain(f"measure {name!r}", expected="a finite value a row", got=got, cure=cure))
 
 
 def _summarise(values: NDArray[np.float64], terms: Rows, particles: int) -> dict[str, Any]:

@@ -59,16 +59,23 @@ class ProgressBar(Callback):
         if now < self._next:
             return
         self._next = now + 0.25
-        done = epoch * self._batches + batch
-        speed = (done - self._from) / max(now - self._clock, 1e-9)
-        shown = "  ".join(f"{name} {float(value) / max(batch, 1):.2f}" for name, value in sums.items())
-        self._bar.update(
-            self._task, completed=done, epoch=f"{epoch + 1}/{self._epochs}", text=f"{shown}  {speed:.0f} steps/s"
-        )
+        self._show(epoch, batch, {name: float(value) / max(batch, 1) for name, value in sums.items()})
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Show the whole epoch, so that the bar ends full."""
+        self._show(record["epoch"] - 1, self._batches, record["train"])
 
     def stop(self) -> None:
         """Leave the bar as it is."""
         self._bar.stop()
+
+    def _show(self, epoch: int, batch: int, terms: dict[str, float]) -> None:
+        done = epoch * self._batches + batch
+        speed = (done - self._from) / max(time.monotonic() - self._clock, 1e-9)
+        shown = "  ".join(f"{name} {value:.2f}" for name, value in terms.items())
+        self._bar.update(
+            self._task, completed=done, epoch=f"{epoch + 1}/{self._epochs}", text=f"{shown}  {speed:.0f} steps/s"
+        )
 
 
 class TensorBoard(Callback):

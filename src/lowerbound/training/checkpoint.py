@@ -118,7 +118,8 @@ def _read(path: Path, *parts: str) -> dict[str, Any]:
     missing = [part for part in parts if not isinstance(tree.get(part), dict)]
     if missing:
         cure = "The file belongs elsewhere; restore it or train again."
-        raise RunError(explain(str(path), expected=f"a file with {', '.join(parts)}", got=f"no {missing[0]}", cure=cure))
+        expected = f"a file with {', '.join(parts)}"
+        raise RunError(explain(str(path), expected=expected, got=f"no {missing[0]}", cure=cure))
     return tree
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lowerbound.core.errors import ArgumentError, explain
+from lowerbound.core.device import find_device
+from lowerbound.core.errors import ArgumentError, NonFiniteError, explain
 from lowerbound.core.numerics import flushed_denormals
 from lowerbound.core.random import seeded
 from lowerbound.core.types import Data, Objective
@@ -51,7 +53,7 @@ def fit(
         validation: Rows on which the objective is computed after every epoch; they choose the weights that are kept.
         out: The run folder; None to write nothing.
         resume: Whether to go on with the run in `out`, if there is one.
-        device: Where to train, such as ``"cpu"`` or ``"cuda"``.
+        device: Where to train, such as ``"cpu"`` or ``"cuda"``; ``"auto"`` takes an accelerator if there is one.
         progress: Whether to show a progress bar.
         callbacks: Further watchers of the run.
         checkpoint_seconds: The least time between two checkpoints; the end of the run always makes one.
@@ -75,7 +77,7 @@ def fit(
         >>> [record["epoch"] for record in run.history]
         [1, 2]
     """
-    chosen = _settings(settings)
+    chosen, device = _settings(settings), find_device(device)
     module, data, validation = _to(objective, train, validation, device)
     batch_size = min(chosen.batch_size, len(data))
     batches = len(data) // batch_size
@@ -171,7 +173,12 @@ def _validate(state: State, validation: Data, batch_size: int) -> dict[str, floa
             for name, term in state.objective(x).terms.items():
                 totals[name] = totals.get(name, 0.0) + term.double() * len(x)
     module.train()
-    return {name: float(total) / len(validation) for name, total in totals.items()}
+    means = {name: float(total) / len(validation) for name, total in totals.items()}
+    bad = [name for name, mean in means.items() if not math.isfinite(mean)]
+    if bad:
+        cure = "Look for validation rows far from the training rows, or lower the learning rate."
+        raise NonFiniteError(f"validation after epoch {state.epoch + 1}: {', '.join(map(repr, bad))} not finite. {cure}")
+    return means
 
 
 def _should_stop(state: State) -> bool:
@@ -196,13 +203,11 @@ def _to(objective: Objective, train: Data, validation: Data | None, device: str)
     if not isinstance(objective, nn.Module) or not isinstance(objective, Objective):
         cure = "Pass lowerbound.objectives.ELBO(model), or another objective."
         raise ArgumentError(explain("objective", expected="an objective", got=type(objective).__name__, cure=cure))
-    try:
-        objective.to(device)
-    except (RuntimeError, AssertionError) as error:
-        cure = "Pass device='cpu', or a device that torch can use on this machine."
-        raise ArgumentError(
-            explain("device", expected="a device of this machine", got=repr(device), cure=cure)
-        ) from error
+    objective.to(device)
+    for name, rows in (("train", train), ("validation", validation)):
+        if rows is not None and not isinstance(rows, Data):
+            cure = "Load it with lowerbound.data, or wrap an array as lowerbound.data.Dataset(array)."
+            raise ArgumentError(explain(name, expected="a data set", got=type(rows).__name__, cure=cure))
     moved = [data.to(device) if hasattr(data, "to") else data for data in (train, validation) if data is not None]
     return objective, moved[0], moved[1] if validation is not None else None
 

@@ -1,8 +1,8 @@
 """Numbers that are not finite: noticed without waiting for the device, then found by replaying the steps.
 
 Every `EVERY` steps, and before every checkpoint, the running sums and the weights are read once. A bad step leaves
-them NaN or infinite for good, so nothing is missed. The noise of a step is a function of its number, so the steps since the last good reading can be replayed
-from a copy of the state, one by one, and the first bad one examined.
+them NaN or infinite for good, so nothing is missed. The noise of a step is a function of its number, so the steps since
+the last good reading can be replayed from a copy of the state, one by one, and the first bad one examined.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _examine(state: State, x: Tensor) -> str:
         where = f", first in layer {layers[0]!r}" if layers else ", in no layer: the densities overflow"
         if terms or not bool(outcome.cost.isfinite()):
             parts = [name for name in terms if name in ("reconstruction", "kl")] or terms or ["cost"]
-            return f"{' and '.join(repr(part) for part in parts)} is not finite{where}"
+            return f"{' and '.join(map(repr, parts))} {'are' if len(parts) > 1 else 'is'} not finite{where}"
         named = [(n, p) for n, p in _parameters(state.objective) if any(p is q for q in player.parameters)]
         grads = torch.autograd.grad(outcome.cost, [p for _, p in named], allow_unused=True)
         bad = [
