@@ -47,25 +47,17 @@ class EveryEpoch(Callback):
         self.values.append(lb.evaluate(self._model, self._test, "elbo").measures["elbo"]["value"])
 
 
-def train(
-    train: Dataset, test: Dataset, *, model: str, init: str, inputs: str, epochs: int, lr: float, seed: int
+def bounds(
+    rows: Dataset, test: Dataset, *, model: str, init: str, inputs: str, epochs: int, lr: float, seed: int
 ) -> list[float]:
     """Return the test ELBO after each epoch."""
     kind, arguments, batch_size = MODELS[model]
     with seeded(seed, "weights"):
-        built = kind(event_shape=train.event_shape, init=init, **arguments)
-    built.standardize(*INPUTS[inputs](*train.moments()))
+        built = kind(event_shape=rows.event_shape, init=init, **arguments)
+    built.standardize(*INPUTS[inputs](*rows.moments()))
     watcher = EveryEpoch(built, test)
-    lb.fit(
-        lb.objectives.ELBO(built),
-        train,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        seed=seed,
-        progress=False,
-        callbacks=[watcher],
-    )
+    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+    lb.fit(lb.objectives.ELBO(built), rows, progress=False, callbacks=[watcher], **settings)
     return watcher.values
 
 
@@ -81,32 +73,19 @@ def main() -> None:
     parser.add_argument("--init", nargs="+", choices=SCHEMES, default=SCHEMES)
     parser.add_argument("--inputs", nargs="+", choices=list(INPUTS), default=list(INPUTS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--quick", action="store_true", help="one seed on the small digits, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="one epoch on the small digits, to see that it runs")
     options = parser.parse_args()
-    data, seeds = ("digits", 1) if options.quick else (options.data, options.seeds)
+    data, epochs, seeds = ("digits", 1, 1) if options.quick else (options.data, options.epochs, options.seeds)
     torch.set_num_threads(options.threads)
 
     rows, test = lb.data.load(data, binarize=options.binarize)
-    print(
-        f"{options.model} on {data} ({options.binarize}), Adam {options.lr:g}: ELBO of {len(test)} test rows in nats,"
-    )
-    print(f"means over {seeds} seeds, {len(test)} rows; torch {torch.__version__}\n")
-    print(f"| init | encoder sees |{''.join(f' epoch {epoch + 1} |' for epoch in range(options.epochs))} spread |")
-    print(f"| --- | --- |{' ---: |' * options.epochs} ---: |")
+    print(f"{options.model} on {data} ({options.binarize}), Adam at {options.lr:g}, torch {torch.__version__}:")
+    print(f"ELBO of {len(test)} test rows in nats, means over {seeds} seeds\n")
+    print(f"| init | encoder sees |{''.join(f' epoch {epoch + 1} |' for epoch in range(epochs))} spread |")
+    print(f"| --- | --- |{' ---: |' * epochs} ---: |")
     for init, inputs in product(options.init, options.inputs):
-        runs = [
-            train(
-                rows,
-                test,
-                model=options.model,
-                init=init,
-                inputs=inputs,
-                epochs=options.epochs,
-                lr=options.lr,
-                seed=seed,
-            )
-            for seed in range(seeds)
-        ]
+        chosen = {"model": options.model, "init": init, "inputs": inputs, "epochs": epochs, "lr": options.lr}
+        runs = [bounds(rows, test, seed=seed, **chosen) for seed in range(seeds)]
         means = "".join(f" {statistics.fmean(values):.2f} |" for values in zip(*runs, strict=True))
         last = [run[-1] for run in runs]
         print(f"| {init} | {inputs} |{means} {max(last) - min(last):.2f} |", flush=True)

@@ -45,7 +45,8 @@ def load(run: str | os.PathLike[str], *, model: nn.Module | None = None) -> Run:
         raise RunError(explain(str(folder), expected="a run folder", got="no such folder", cure=cure))
     config = read_json(folder / "config.json")
     check_format(folder / "config.json", config)
-    rebuilt: Any = _rebuild(config, folder) if model is None else model
+    with seeded(0, "load"):  # a new model draws weights, which are overwritten
+        rebuilt: Any = _rebuild(config, folder) if model is None else model
     read_weights(folder, rebuilt)
     rebuilt.eval()
     return Run(rebuilt, _history(folder), config, folder)

@@ -183,10 +183,11 @@ def _with_bar(batches: Iterator[Tensor], rows: int, name: str | None) -> Iterato
     if name is None:
         yield from batches
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=rows)
         for x in batches:
             yield x

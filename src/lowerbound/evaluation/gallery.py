@@ -75,7 +75,7 @@ class Gallery:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays: dict[str, Any] = {f.name: file[f.name] for f in fields(cls) if f.name in file}
         except Exception as error:  # numpy and zipfile raise many kinds on a damaged archive
             cure = "Evaluate the run again."

@@ -33,6 +33,7 @@ class ProgressBar(Callback):
     """A progress bar with the bound, its two terms and the speed; it reads values at most four times a second."""
 
     def __init__(self) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
@@ -41,6 +42,7 @@ class ProgressBar(Callback):
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[text]}"),
+            console=Console(stderr=True),
         )
         self._task: Any = None
         self._next = 0.0

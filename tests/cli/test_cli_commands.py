@@ -1,0 +1,260 @@
+"""Every command, as it is typed: what it prints, what it writes, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from tiny import contents, difference, files
+
+import lowerbound as lb
+from lowerbound.cli import main
+
+COMMANDS = ["train", "evaluate", "report", "sample", "encode", "reconstruct", "recipes", "data"]
+SMALL = ["--hidden", "8", "--latent-dim", "2", "--epochs", "1", "--quiet"]
+
+
+@pytest.fixture
+def lowerbound(monkeypatch, capsys):
+    """Run the program within this process; return its exit status, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["lowerbound", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return end.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run of one epoch, made by the program in a process of its own."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    done = program("train", "vae", "--data", "digits", "--out", folder, *SMALL)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def program(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    folders = os.pathsep.join(sys.path)
+    environment = {**os.environ, "PYTHONPATH": folders, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-m", "lowerbound", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+# --- Help and lists -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help(command, lowerbound) -> None:
+    code, out, err = lowerbound(*([command] if command else []), "--help")
+    assert (code, err) == (0, "")
+    assert "Usage:" in out
+    if command is None:
+        assert all(name in out for name in COMMANDS)
+
+
+def test_help_of_train_names_every_option(lowerbound) -> None:
+    _, out, _ = lowerbound("train", "--help")
+    for option in (
+        "data", "out", "epochs", "batch-size", "latent-dim", "likelihood", "binarize", "lr", "seed", "device",
+        "precision", "compile", "resume", "particles", "kl-warmup", "clip", "patience", "validation", "schedule",
+    ):  # fmt: skip
+        assert f"--{option}" in out
+
+
+def test_lists(lowerbound) -> None:
+    code, out, err = lowerbound("recipes")
+    assert (code, err) == (0, "")
+    assert all(re.search(rf"^\W*{name}\s", out, re.MULTILINE) for name in ("vae", "conv-vae", "iwae"))
+    code, out, err = lowerbound("data")
+    assert (code, err) == (0, "")
+    assert all(name in out for name in ("digits", "four-points", "mnist", ".npy", ".csv", ".parquet"))
+
+
+# --- From data to a report ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["vae", "conv-vae", "iwae"])
+def test_train_says_how_it_went_and_what_comes_next(recipe: str, lowerbound, tmp_path) -> None:
+    size = ["--hidden", "8"] if recipe != "conv-vae" else []
+    data = "four-points" if recipe != "conv-vae" else "digits"
+    code, out, err = lowerbound("train", recipe, "--data", data, "--out", tmp_path / "run", *size, "--epochs", 1, "--quiet")
+    assert (code, err) == (0, "")
+    run = lb.load(tmp_path / "run")
+    name, bound = next(iter(run.history[-1]["validation"].items()))
+    assert f"held-out rows after epoch 1: {name} {bound:.2f}, " in out
+    assert f"run folder: {tmp_path / 'run'}\n" in out
+    assert f"lowerbound evaluate {tmp_path / 'run'}; lowerbound report {tmp_path / 'run'}\n" in out
+    assert run.config["command"][:4] == ["lowerbound", "train", recipe, "--data"]
+
+
+def test_options_reach_the_run(lowerbound, tmp_path) -> None:
+    code, _, err = lowerbound(
+        "train", "iwae", "--data", "digits", "--out", tmp_path / "run", "--quiet", "--epochs", 2, "--batch-size", 64,
+        "--latent-dim", 3, "--hidden", "9,7", "--activation", "elu", "--likelihood", "gaussian", "--scale", "0.25",
+        "--posterior", "full", "--binarize", "threshold", "--particles", 4, "--lr", 0.002, "--optimizer", "sgd",
+        "--optimizer-option", "momentum=0.5", "--optimizer-option", "nesterov=true", "--schedule", "onecycle",
+        "--kl-warmup", 5, "--clip", 2, "--validation", 0.2, "--patience", 3, "--seed", 6, "--device", "cpu",
+        "--precision", "bfloat16",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    training, objective = config["training"], config["objective"]
+    assert {key: training[key] for key in training if key not in ("keep", "compile")} == {
+        "epochs": 2, "batch_size": 64, "optimizer": "sgd", "lr": 0.002, "schedule": "onecycle", "kl_warmup": 5,
+        "optimizer_options": {"momentum": 0.5, "nesterov": True}, "clip": 2.0, "patience": 3, "seed": 6,
+        "precision": "bfloat16", "device": "cpu",
+    }  # fmt: skip
+    assert objective["model"]["arguments"] == {
+        "event_shape": [8, 8], "latent_dim": 3, "hidden": [9, 7], "activation": "elu", "likelihood": "gaussian",
+        "likelihood_options": {"scale": 0.25}, "posterior": "full", "init": objective["model"]["arguments"]["init"],
+    }  # fmt: skip
+    assert (objective["class"], objective["particles"]) == ("IWAE", 4)
+    assert (config["data"]["binarize"], config["data"]["binarize_seed"]) == ("threshold", 6)
+    assert config["data"]["validation_fraction"] == 0.2
+
+
+def test_table_shows_values_with_standard_errors(run, lowerbound) -> None:
+    code, out, err = lowerbound("evaluate", run, "--measure", "elbo", "--measure", "iwae-3", "--limit", 50, "--quiet")
+    assert (code, err) == (0, "")
+    measures = json.loads((run / "scores.json").read_text())["measures"]
+    for name, measure in measures.items():
+        line = next(line for line in out.splitlines() if re.match(rf"\s*{name}\s", line, re.IGNORECASE))
+        value, error = re.search(r"(-[\d.]+) ± ([\d.]+)", line).groups()
+        assert float(value) == pytest.approx(measure["value"], abs=0.6 * 10 ** -len(value.partition(".")[2]))
+        assert float(error) == pytest.approx(measure["stderr"], rel=0.06)
+        assert "50" in line
+    assert "digits, test rows" in out
+
+
+def test_evaluation_by_default(run, lowerbound) -> None:
+    code, out, _ = lowerbound("evaluate", run, "--limit", 10, "--quiet")
+    assert code == 0
+    assert list(json.loads((run / "scores.json").read_text())["measures"]) == ["elbo", "iwae-100"]
+    assert "IWAE-100" in out
+
+
+def test_progress_of_an_evaluation(run, lowerbound) -> None:
+    _, out, err = lowerbound("evaluate", run, "--measure", "iwae-2", "--limit", 10)
+    assert "10/10" in err
+    assert "10/10" not in out
+
+
+def test_report(run, lowerbound) -> None:
+    lowerbound("evaluate", run, "--measure", "elbo", "--limit", 20, "--quiet")
+    code, out, err = lowerbound("report", run)
+    assert (code, err) == (0, "")
+    assert out == f"report: {run / 'report.html'}\n"
+    assert (run / "report.html").stat().st_size > 10_000
+    assert (run / "figures").is_dir()
+
+
+def test_sample_encode_reconstruct(run, lowerbound, tmp_path) -> None:
+    out = tmp_path / "out"
+    assert lowerbound("sample", run, "-n", 5, "--seed", 2, "--out", out / "a.npy")[:2] == (0, f"5 rows: {out / 'a.npy'}\n")
+    assert lowerbound("sample", run, "-n", 5, "--seed", 2, "--mean", "--out", out / "m.npy")[0] == 0
+    rows, means = np.load(out / "a.npy"), np.load(out / "m.npy")
+    assert rows.shape == means.shape == (5, 8, 8)
+    assert set(np.unique(rows)) <= {0, 1}
+    assert len(np.unique(means)) > 100
+    assert lowerbound("encode", run, "digits", "--out", out / "z.npz")[:2] == (0, f"359 rows of 2 latents: {out / 'z.npz'}\n")
+    with np.load(out / "z.npz") as archive:
+        assert archive["data"].shape == (359, 2)
+        np.testing.assert_array_equal(archive["labels"], lb.data.digits()[1].labels)
+    assert lowerbound("reconstruct", run, "digits", "--out", out / "r.csv")[:2] == (0, f"359 rows: {out / 'r.csv'}\n")
+    assert np.loadtxt(out / "r.csv", delimiter=",", skiprows=1).shape == (359, 64)
+
+
+@pytest.mark.parametrize("name", ["brackets [bold] [/x]", "x" * 120])
+def test_paths_are_printed_as_they_are(name: str, run, lowerbound, tmp_path) -> None:
+    """Square brackets are no markup, and no path is broken into lines."""
+    folder = tmp_path / name
+    shutil.move(run, folder)
+    code, out, _ = lowerbound("sample", folder, "-n", 1, "--out", folder / "s.npy")
+    assert (code, out) == (0, f"1 rows: {folder / 's.npy'}\n")
+    code, out, _ = lowerbound("report", folder)
+    assert (code, out) == (0, f"report: {folder / 'report.html'}\n")
+    code, _, err = lowerbound("train", "vae", "--out", folder)
+    assert code == 2
+    assert err.startswith(f"error: {folder}: expected a new or empty folder")
+
+
+# --- Resume -------------------------------------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from lowerbound.training.checkpoint import Checkpoint
+save = Checkpoint.save
+Checkpoint.due = lambda self: True  # a checkpoint after every step
+def save_and_die(self, state):
+    save(self, state)
+    if state.step == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+Checkpoint.save = save_and_die
+from lowerbound.cli import main
+main()
+"""
+
+
+def test_killed_run_goes_on_with_resume(lowerbound, tmp_path) -> None:
+    def arguments(out: Path) -> list[str]:
+        return ["train", "vae", "--data", "four-points", "--hidden", "8", "--latent-dim", "2", "--epochs", "3",
+                "--batch-size", "100", "--schedule", "onecycle", "--quiet", "--out", str(out)]  # fmt: skip
+
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments(tmp_path / "a")], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    code, _, err = lowerbound(*arguments(tmp_path / "a"))
+    assert code == 2
+    assert "Pass resume=True (--resume) to go on" in err
+    assert lowerbound(*arguments(tmp_path / "a"), "--resume")[0] == 0
+    assert lowerbound(*arguments(tmp_path / "b"))[0] == 0
+    assert not difference(contents(tmp_path / "a"), contents(tmp_path / "b"))
+    before = {name: content for name, content in files(tmp_path / "a").items() if name != "config.json"}
+    assert lowerbound(*arguments(tmp_path / "a"), "--resume")[0] == 0
+    assert {name: content for name, content in files(tmp_path / "a").items() if name != "config.json"} == before
+
+
+def test_interrupted_run_says_how_to_go_on(monkeypatch, lowerbound, tmp_path) -> None:
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lowerbound.recipes.fit", interrupt)
+    code, out, err = lowerbound("train", "vae", "--data", "four-points", "--out", tmp_path / "run", *SMALL)
+    assert (code, out) == (130, "")
+    assert err == "interrupted; a run goes on with --resume\n"
+
+
+# --- As a process -------------------------------------------------------------------------------------------------------
+
+
+def test_mistake_is_one_line_on_standard_error_and_status_2(tmp_path) -> None:
+    done = program("train", "vea", "--out", tmp_path / "run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: recipe: expected one of the known names, got 'vea'. Did you mean 'vae'? Known: conv-vae, iwae, vae.\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_fixture_run_was_made_by_the_program(trained) -> None:
+    assert lb.load(trained).config["command"][:3] == ["lowerbound", "train", "vae"]
+    assert tiny.contents(trained)["state"]["epoch"] == 1

@@ -1,0 +1,284 @@
+"""What starts from a run folder: the same function, the same rows, and files that can be read again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from exact import linear_gaussian
+from tiny import Rows, difference, files
+
+import lowerbound as lb
+from lowerbound import runs
+from lowerbound.core.errors import ArgumentError, DataError, RunError, ShapeError
+from lowerbound.recipes import RECIPES, train
+
+
+def quick(folder: Path, name: str = "vae", data: str = "digits", **changes):
+    options = {"VAE": {"hidden": [8]}, "ConvVAE": {"width": 2, "features": 4}}[RECIPES[name].model]
+    changes = {"latent_dim": 2, "training": {"epochs": 1}, **changes}
+    recipe = RECIPES[name].changed(data=data, **{**changes, "model_options": {**options, **changes.get("model_options", {})}})
+    return train(recipe, out=folder, progress=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    quick(folder)
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+# --- load ---------------------------------------------------------------------------------------------------------------
+
+FUNCTIONS = {
+    "bernoulli": {},
+    "full covariance": {"model_options": {"posterior": "full", "activation": "elu", "init": "he"}, "latent_dim": 3},
+    "logistic": {"likelihood": "logistic"},
+    "gaussian per dimension": {"likelihood": "gaussian", "likelihood_options": {"scale": "per-dimension"}},
+    "gaussian fixed": {"likelihood": "gaussian", "likelihood_options": {"scale": 0.3}},
+    "conv": {"name": "conv-vae"},
+    "iwae": {"name": "iwae"},
+    "table": {"data": "table"},
+}
+
+
+@pytest.mark.parametrize("changes", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_loaded_model_is_the_same_function(changes: dict, tmp_path) -> None:
+    if changes.get("data") == "table":  # centres and spreads must come back as well
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 3)) * [1e3, 1e-3, 1] + 5)
+        changes = {"data": str(tmp_path / "x.npy")}
+    kept = quick(tmp_path / "run", **changes)
+    loaded = runs.load(tmp_path / "run")
+    x = next(iter(runs.load_data(loaded).evaluation_batches(9)))
+    for model in (kept.model, loaded.model):
+        assert not model.training
+    with torch.no_grad():
+        for q, p in [(kept.model.encode(x), loaded.model.encode(x))]:
+            assert torch.equal(q.mean, p.mean)
+            assert torch.equal(q.variance, p.variance)
+        z = torch.randn(4, kept.model.latent_dim)
+        assert torch.equal(kept.model.decode(z).log_prob(x[:4]), loaded.model.decode(z).log_prob(x[:4]))
+    assert loaded.history == kept.history
+    assert loaded.config == json.loads(json.dumps({"format": 1, **kept.config}))
+    scores = [lb.evaluate(model, runs.load_data(loaded), "iwae-5").measures for model in (kept.model, loaded.model)]
+    assert scores[0] == scores[1]
+
+
+def test_model_of_ones_own_is_loaded_into(tmp_path) -> None:
+    def build(seed: int) -> lb.models.LatentVariableModel:
+        case = linear_gaussian(tiny.WIDTH, 2, seed)
+        return lb.models.LatentVariableModel(case.generator(), case.posterior()).float()
+
+    data = Rows(torch.randn(40, tiny.WIDTH))
+    kept = tiny.fit(lb.objectives.ELBO(build(0)), data, out=tmp_path / "run")
+    with pytest.raises(RunError, match=r"config.json: expected a model of the library.*lb.load\(run, model=...\)"):
+        lb.load(tmp_path / "run")
+    loaded = lb.load(tmp_path / "run", model=build(7))
+    assert not difference(loaded.model.state_dict(), kept.model.state_dict())
+    assert loaded.history == kept.history
+    assert not loaded.model.training
+    with pytest.raises(RunError, match="model.safetensors: expected weights of VAE"):
+        lb.load(tmp_path / "run", model=tiny.vae())
+    with pytest.raises(DataError, match=r"data of the run: .*Evaluate it in Python: lb.evaluate\(run.model, data\)"):
+        runs.load_data(loaded)
+
+
+def test_model_from_another_version_is_an_error(run) -> None:
+    config = json.loads((run / "config.json").read_text())
+    for change, message in (
+        ({"class": "FutureVAE"}, "expected one of ConvVAE, VAE, got FutureVAE"),
+        ({"arguments": {"depth": 3}}, "expected arguments of VAE, got .*depth"),
+        ({"arguments": {"event_shape": [8, 8], "latent_dim": -2}}, "expected arguments of VAE, got latent_dim"),
+    ):
+        objective = {**config["objective"], "model": {**config["objective"]["model"], **change}}
+        (run / "config.json").write_text(json.dumps({**config, "objective": objective}))
+        with pytest.raises(RunError, match=message):
+            lb.load(run)
+
+
+# --- load_data ----------------------------------------------------------------------------------------------------------
+
+DATA = {
+    "digits, dynamic": {},
+    "digits, static": {"binarize": "static", "seed": 3},
+    "digits, grey": {"likelihood": "logistic", "seed": 2},
+    "four-points": {"data": "four-points"},
+    "file": {"data": "x.npy", "seed": 4, "validation": 0.3},
+}
+
+
+@pytest.mark.parametrize("changes", DATA.values(), ids=DATA)
+def test_rows_come_back_as_they_were(changes: dict, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.random.default_rng(0).normal(size=(60, 3)))
+    kept = quick(tmp_path / "run", **changes)
+    loaded = runs.load(tmp_path / "run")
+    train_rows, validation = (runs.load_data(loaded, split) for split in ("train", "validation"))
+    assert train_rows.describe() == kept.config["data"]
+    assert validation.describe() == kept.config["validation"]
+    test = runs.load_data(loaded)
+    assert test.split == "test"
+    recipe = kept.config["recipe"]
+    _, expected = lb.data.load(recipe["data"], binarize=kept.config["data"]["binarize"], seed=recipe["seed"])
+    assert test.describe()["sha256"] == expected.describe()["sha256"]
+
+
+def test_file_that_changed_is_an_error(tmp_path) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    np.save(tmp_path / "x.npy", rows)
+    quick(tmp_path / "run", data=str(tmp_path / "x.npy"))
+    loaded = runs.load(tmp_path / "run")
+    rows[:, 0] += 1e-3
+    np.save(tmp_path / "x.npy", rows)
+    for split in ("train", "test", "validation"):
+        with pytest.raises(DataError, match="x.npy: expected the rows that the run was trained on, got others"):
+            runs.load_data(loaded, split)
+    (tmp_path / "x.npy").unlink()
+    with pytest.raises(DataError, match="x.npy: expected a built-in set or a path, got no such file"):
+        runs.load_data(loaded)
+
+
+def test_split_that_is_not_there_is_an_error(tmp_path) -> None:
+    quick(tmp_path / "run", data="four-points", validation=0.0)
+    loaded = runs.load(tmp_path / "run")
+    with pytest.raises(DataError, match="split: expected a split of the run.*Choose the test split"):
+        runs.load_data(loaded, "validation")
+    with pytest.raises(ArgumentError, match="split: .*Did you mean 'train'"):
+        runs.load_data(loaded, "trian")
+
+
+def test_other_data_take_the_form_of_the_run(run, tmp_path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "grey.npy", grey)
+    rows = runs.load_data(runs.load(run), source=str(tmp_path / "grey.npy"))
+    assert len(rows) == 30
+    assert rows.binary
+
+
+# --- evaluate_run -------------------------------------------------------------------------------------------------------
+
+
+def test_scores_are_written_and_those_on_the_same_rows_and_weights_stay(run) -> None:
+    first = runs.evaluate_run(run, ["elbo", "iwae-3"], limit=20)
+    second = runs.evaluate_run(run, ["iwae-3", "iwae-5"], limit=20)
+    assert second.measures == {**first.measures, "iwae-5": second.measures["iwae-5"]}
+    assert json.loads((run / "scores.json").read_text())["measures"] == second.measures
+    other_rows = runs.evaluate_run(run, ["elbo"], limit=21)
+    assert list(other_rows.measures) == ["elbo"]
+    other_seed = runs.evaluate_run(run, ["iwae-2"], limit=21, seed=1)
+    assert list(other_seed.measures) == ["iwae-2"]
+
+
+def test_scores_of_earlier_weights_do_not_stay(tmp_path) -> None:
+    """The run goes on after its evaluation: what was measured before is no score of this model."""
+    options = {"data": "four-points", "training": {"epochs": 1, "schedule": "constant"}}
+    quick(tmp_path / "run", **options)
+    runs.evaluate_run(tmp_path / "run", ["elbo", "iwae-3"])
+    recipe = RECIPES["vae"].changed(
+        data="four-points", latent_dim=2, model_options={"hidden": [8]}, training={"epochs": 3, "schedule": "constant"}
+    )
+    train(recipe, out=tmp_path / "run", progress=False, resume=True)
+    assert list(runs.evaluate_run(tmp_path / "run", ["iwae-5"]).measures) == ["iwae-5"]
+
+
+def test_damaged_scores_are_replaced(run) -> None:
+    for name in ("scores.json", "gallery.npz"):
+        runs.evaluate_run(run, ["elbo"], limit=9)
+        (run / name).write_text("{")
+        assert list(runs.evaluate_run(run, ["iwae-2"], limit=9).measures) == ["iwae-2"]
+        assert list(lb.evaluation.Scores.read(run).measures) == ["iwae-2"]
+
+
+def test_evaluation_says_what_a_direct_one_says(run) -> None:
+    loaded = runs.load(run)
+    for split in ("test", "train", "validation"):
+        direct = lb.evaluate(loaded.model, runs.load_data(loaded, split), ["elbo", "iwae-3"], limit=30)
+        stored = runs.evaluate_run(run, ["elbo", "iwae-3"], split=split, limit=30)
+        assert stored.measures == direct.measures
+        assert stored.data["split"] == split
+
+
+@pytest.mark.parametrize("call", [runs.evaluate_run, lambda run, **o: runs.sample(run, 3, **o),
+                                  lambda run, **o: runs.encode(run, "digits", **o)])  # fmt: skip
+def test_device_that_is_not_there_is_an_error(call, run) -> None:
+    before = files(run)
+    with pytest.raises(ArgumentError, match="device: expected a device of this machine, got 'cuda:99'. Pass device='cpu'"):
+        call(run, device="cuda:99")
+    assert files(run) == before
+
+
+# --- encode, reconstruct, sample ----------------------------------------------------------------------------------------
+
+
+def test_encode_and_reconstruct_are_the_models(run) -> None:
+    loaded = runs.load(run)
+    data = runs.load_data(loaded, source="digits")
+    x = torch.cat(list(data.evaluation_batches(1000)))
+    latents, labels = runs.encode(run, "digits")
+    inputs, outputs = runs.reconstruct(run, "digits")
+    with torch.no_grad():
+        torch.testing.assert_close(latents, loaded.model.encode(x).mean)
+        torch.testing.assert_close(outputs, loaded.model.reconstruct(x))
+    assert torch.equal(inputs, x)
+    assert torch.equal(labels, data.labels)
+    assert not latents.requires_grad
+
+
+@pytest.mark.parametrize("call", [runs.encode, runs.reconstruct])
+def test_rows_of_another_shape_are_refused(call, run, tmp_path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((5, 4, 4), dtype=np.uint8))
+    with pytest.raises(ShapeError, match=r"x: expected shape \(B, 8, 8\), got \(5, 4, 4\)"):
+        call(run, str(tmp_path / "x.npy"))
+
+
+def test_samples_depend_on_the_seed_alone(run) -> None:
+    rows, means = runs.sample(run, 7, seed=3)
+    torch.rand(5)
+    state = torch.get_rng_state()
+    again = runs.sample(run, 7, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(rows, again[0])
+    assert torch.equal(means, again[1])
+    assert not torch.equal(means, runs.sample(run, 7, seed=4)[1])
+    assert rows.shape == means.shape == (7, 8, 8)
+    assert set(rows.unique().tolist()) <= {0.0, 1.0}
+    assert 0 < float(means.min()) < float(means.max()) < 1
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_number_of_samples_is_positive(n: int, run) -> None:
+    with pytest.raises(ArgumentError, match="n: expected a positive integer"):
+        runs.sample(run, n)
+
+
+# --- write_rows ---------------------------------------------------------------------------------------------------------
+
+
+def test_rows_can_be_read_again(tmp_path) -> None:
+    rows, labels = torch.randn(6, 2, 3), torch.tensor([3, 1, 4, 1, 5, 9])
+    arrays = {"data": rows, "labels": labels}
+    for name in ("x.npy", "x.npz", "x.csv"):
+        runs.write_rows(tmp_path / "deep" / name, arrays)
+        read = lb.data.load_all(str(tmp_path / "deep" / name))
+        np.testing.assert_array_equal(read.rows(range(6)).reshape(6, -1), rows.reshape(6, -1))
+        if name != "x.npy":
+            assert torch.equal(read.labels, labels)
+    assert (tmp_path / "deep" / "x.csv").read_text().splitlines()[0] == "v0,v1,v2,v3,v4,v5,label"
+    assert not [name for name in files(tmp_path) if name.endswith(".part")]
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x", "x.parquet", "x.npy.gz"])
+def test_another_ending_is_refused(name: str, tmp_path) -> None:
+    with pytest.raises(ArgumentError, match=r"out: expected one of the known names.*Known: .csv, .npy, .npz"):
+        runs.write_rows(tmp_path / name, {"data": torch.zeros(2, 2)})
+    assert not list(tmp_path.iterdir())

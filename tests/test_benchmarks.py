@@ -1,0 +1,37 @@
+"""The benchmarks run: each prints a table whose numbers are numbers. How large they are is no matter of tests."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+TABLES = {  # arguments: rows and columns of text in front of the numbers
+    ("speed.py", "--job", "mlp"): (5, 1),
+    ("speed.py", "--job", "iwae"): (5, 1),
+    ("speed.py", "--job", "conv"): (5, 1),
+    ("initialization.py",): (12, 2),
+    ("initialization.py", "--model", "conv-vae", "--init", "glorot", "--inputs", "raw", "centred"): (2, 2),
+    ("memory.py",): (5, 1),
+}
+
+
+@pytest.mark.parametrize("command", TABLES, ids=" ".join)
+def test_quick_form_prints_a_table_of_numbers(command: tuple[str, ...]) -> None:
+    script, *arguments = command
+    run = [sys.executable, str(BENCHMARKS / script), "--quick", "--threads", "1", *arguments]
+    result = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    lines = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("|")]
+    header, rule, *rows = lines
+    count, names = TABLES[command]
+    assert len(rows) == count
+    assert all(set(cell) <= set("-:") for cell in rule)
+    assert all(len(row) == len(header) for row in rows)
+    assert all(math.isfinite(float(cell)) for row in rows for cell in row[names:])
+    assert len({tuple(row[:names]) for row in rows}) == count
