@@ -56,7 +56,7 @@ def bounds(
         built = kind(event_shape=rows.event_shape, init=init, **arguments)
     built.standardize(*INPUTS[inputs](*rows.moments()))
     watcher = EveryEpoch(built, test)
-    settings = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+    settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
     lb.fit(lb.objectives.ELBO(built), rows, progress=False, callbacks=[watcher], **settings)
     return watcher.values
 

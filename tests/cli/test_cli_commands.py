@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from tiny import contents, difference, files
 
 import lowerbound as lb
+import tiny
 from lowerbound.cli import main
+from tiny import contents, difference, files
 
 COMMANDS = ["train", "evaluate", "report", "sample", "encode", "reconstruct", "recipes", "data"]
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--epochs", "1", "--quiet"]
@@ -59,7 +59,7 @@ def run(trained, tmp_path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-# --- Help and lists -----------------------------------------------------------------------------------------------------
+# --- Help and lists ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
@@ -89,14 +89,16 @@ def test_lists(lowerbound) -> None:
     assert all(name in out for name in ("digits", "four-points", "mnist", ".npy", ".csv", ".parquet"))
 
 
-# --- From data to a report ----------------------------------------------------------------------------------------------
+# --- From data to a report --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("recipe", ["vae", "conv-vae", "iwae"])
 def test_train_says_how_it_went_and_what_comes_next(recipe: str, lowerbound, tmp_path) -> None:
     size = ["--hidden", "8"] if recipe != "conv-vae" else []
     data = "four-points" if recipe != "conv-vae" else "digits"
-    code, out, err = lowerbound("train", recipe, "--data", data, "--out", tmp_path / "run", *size, "--epochs", 1, "--quiet")
+    code, out, err = lowerbound(
+        "train", recipe, "--data", data, "--out", tmp_path / "run", *size, "--epochs", 1, "--quiet"
+    )
     assert (code, err) == (0, "")
     run = lb.load(tmp_path / "run")
     name, bound = next(iter(run.history[-1]["validation"].items()))
@@ -169,13 +171,19 @@ def test_report(run, lowerbound) -> None:
 
 def test_sample_encode_reconstruct(run, lowerbound, tmp_path) -> None:
     out = tmp_path / "out"
-    assert lowerbound("sample", run, "-n", 5, "--seed", 2, "--out", out / "a.npy")[:2] == (0, f"5 rows: {out / 'a.npy'}\n")
+    assert lowerbound("sample", run, "-n", 5, "--seed", 2, "--out", out / "a.npy")[:2] == (
+        0,
+        f"5 rows: {out / 'a.npy'}\n",
+    )
     assert lowerbound("sample", run, "-n", 5, "--seed", 2, "--mean", "--out", out / "m.npy")[0] == 0
     rows, means = np.load(out / "a.npy"), np.load(out / "m.npy")
     assert rows.shape == means.shape == (5, 8, 8)
     assert set(np.unique(rows)) <= {0, 1}
     assert len(np.unique(means)) > 100
-    assert lowerbound("encode", run, "digits", "--out", out / "z.npz")[:2] == (0, f"359 rows of 2 latents: {out / 'z.npz'}\n")
+    assert lowerbound("encode", run, "digits", "--out", out / "z.npz")[:2] == (
+        0,
+        f"359 rows of 2 latents: {out / 'z.npz'}\n",
+    )
     with np.load(out / "z.npz") as archive:
         assert archive["data"].shape == (359, 2)
         np.testing.assert_array_equal(archive["labels"], lb.data.digits()[1].labels)
@@ -197,7 +205,7 @@ def test_paths_are_printed_as_they_are(name: str, run, lowerbound, tmp_path) -> 
     assert err.startswith(f"error: {folder}: expected a new or empty folder")
 
 
-# --- Resume -------------------------------------------------------------------------------------------------------------
+# --- Resume -----------------------------------------------------------------------------------------------------------
 
 KILLED = """
 import os, signal, sys
@@ -219,7 +227,11 @@ def test_killed_run_goes_on_with_resume(lowerbound, tmp_path) -> None:
         return ["train", "vae", "--data", "four-points", "--hidden", "8", "--latent-dim", "2", "--epochs", "3",
                 "--batch-size", "100", "--schedule", "onecycle", "--quiet", "--out", str(out)]  # fmt: skip
 
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
     killed = subprocess.run([sys.executable, "-c", KILLED, *arguments(tmp_path / "a")], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
     code, _, err = lowerbound(*arguments(tmp_path / "a"))
@@ -243,7 +255,7 @@ def test_interrupted_run_says_how_to_go_on(monkeypatch, lowerbound, tmp_path) ->
     assert err == "interrupted; a run goes on with --resume\n"
 
 
-# --- As a process -------------------------------------------------------------------------------------------------------
+# --- As a process -----------------------------------------------------------------------------------------------------
 
 
 def test_mistake_is_one_line_on_standard_error_and_status_2(tmp_path) -> None:

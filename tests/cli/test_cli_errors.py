@@ -1,4 +1,4 @@
-"""Mistakes at the command line: status 2, one sentence with its cure, an empty standard output, nothing half-written."""
+"""Mistakes at the command line: status 2, one sentence with its cure, no output, nothing half-written."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import files
 
 from lowerbound.cli import main
 from lowerbound.recipes import RECIPES, train
+from tiny import files
 
 RNG = np.random.default_rng(0)
 
@@ -74,82 +74,184 @@ def training(*options: object, recipe: str = "vae", data: str = "four-points") -
 # what is typed, in a folder that holds what `prepared` made; OUT stands for a new folder or file. What the line says.
 MISTAKES: dict[str, tuple[list[object], str]] = {
     "recipe": (training(recipe="vea"), "recipe: expected one of the known names, got 'vea'. Did you mean 'vae'?"),
-    "no such data": (training(data="digit"), "digit: expected a built-in set or a path, got no such file or folder. Did you mean 'digits'"),
+    "no such data": (
+        training(data="digit"),
+        "digit: expected a built-in set or a path, got no such file or folder. Did you mean 'digits'",
+    ),
     "no such file": (training(data="x/y.npy"), "x/y.npy: expected a built-in set or a path, got no such file"),
-    "kind of file": (training(data="notes.txt"), "notes.txt: expected .npy, .npz, .csv, .parquet or a folder of pictures"),
+    "kind of file": (
+        training(data="notes.txt"),
+        "notes.txt: expected .npy, .npz, .csv, .parquet or a folder of pictures",
+    ),
     "nan": (training(data="nan.npy"), "nan.npy: expected finite values, got nan in row 17. Repair"),
     "infinity": (training(data="inf.npy"), "inf.npy: expected finite values, got inf in row 17. Repair"),
     "one axis": (training(data="flat.npy"), "flat.npy: expected shape [n, ...]"),
     "no rows": (training(data="empty.npy"), "empty.npy: expected"),
     "texts": (training(data="text.npy"), "text.npy: expected real numbers"),
     "cut array": (training(data="cut.npy"), "cut.npy: expected a whole .npy array"),
-    "npz without data": (training(data="nodata.npz"), "nodata.npz: expected an array named 'data', got arrays rows. Save"),
+    "npz without data": (
+        training(data="nodata.npz"),
+        "nodata.npz: expected an array named 'data', got arrays rows. Save",
+    ),
     "ragged csv": (training(data="ragged.csv"), "ragged.csv, line 3: expected 2 cells, got 1 cells. Give every line"),
-    "csv with words": (training(data="words.csv"), "words.csv, line 3, column 'b': expected a finite number, got 'four'"),
-    "csv with a gap": (training(data="gap.csv"), "gap.csv, line 3, column 'b': expected a finite number, got an empty cell"),
+    "csv with words": (
+        training(data="words.csv"),
+        "words.csv, line 3, column 'b': expected a finite number, got 'four'",
+    ),
+    "csv with a gap": (
+        training(data="gap.csv"),
+        "gap.csv, line 3, column 'b': expected a finite number, got an empty cell",
+    ),
     "empty folder": (training(data="nothing"), "nothing: expected a folder of pictures, got no picture"),
     "pictures of two sizes": (training(data="mixed"), "mixed: expected 4 x 4 grey pixels"),
     "truncated mnist": (training(data="mnist"), "train-images-idx3-ubyte"),
-    "grey bernoulli": (training("--likelihood", "bernoulli", "--binarize", "none", data="digits"), "Binarise them (--binarize"),
-    "real bernoulli": (training("--likelihood", "bernoulli", data="good.npy"), "good for likelihood bernoulli: expected only 0 and 1"),
+    "grey bernoulli": (
+        training("--likelihood", "bernoulli", "--binarize", "none", data="digits"),
+        "Binarise them (--binarize",
+    ),
+    "real bernoulli": (
+        training("--likelihood", "bernoulli", data="good.npy"),
+        "good for likelihood bernoulli: expected only 0 and 1",
+    ),
     "real logistic": (training("--likelihood", "logistic", data="good.npy"), "expected 8-bit pixels"),
-    "real binarised": (training("--binarize", "static", data="good.npy"), "good.npy: expected values in [0, 1] to binarise"),
+    "real binarised": (
+        training("--binarize", "static", data="good.npy"),
+        "good.npy: expected values in [0, 1] to binarise",
+    ),
     "likelihood": (training("--likelihood", "poisson"), "likelihood: expected one of the known names, got 'poisson'"),
-    "binarisation": (training("--binarize", "treshold"), "binarize: expected one of the known names, got 'treshold'. Did you mean 'threshold'?"),
+    "binarisation": (
+        training("--binarize", "treshold"),
+        "binarize: expected one of the known names, got 'treshold'. Did you mean 'threshold'?",
+    ),
     "posterior": (training("--posterior", "fall"), "Did you mean 'full'?"),
     "activation": (training("--activation", "rellu"), "Did you mean 'relu'?"),
-    "optimizer": (training("--optimizer", "adm"), "optimizer: expected one of the known names, got 'adm'. Did you mean 'adam'?"),
-    "optimizer's option": (training("--optimizer-option", "foo=1"), "optimizer_options: expected options of Adam, got ['foo']"),
+    "optimizer": (
+        training("--optimizer", "adm"),
+        "optimizer: expected one of the known names, got 'adm'. Did you mean 'adam'?",
+    ),
+    "optimizer's option": (
+        training("--optimizer-option", "foo=1"),
+        "optimizer_options: expected options of Adam, got ['foo']",
+    ),
     "optimizer's option's value": (training("--optimizer-option", "eps=-1"), "Invalid epsilon value: -1.0"),
     "schedule": (training("--schedule", "cosin"), "Did you mean 'cosine'?"),
-    "precision": (training("--precision", "float16"), "precision: expected one of the known names, got 'float16'. Did you mean 'bfloat16'"),
+    "precision": (
+        training("--precision", "float16"),
+        "precision: expected one of the known names, got 'float16'. Did you mean 'bfloat16'",
+    ),
     "epochs": (training("--epochs", 0), "epochs: expected a positive integer, got 0"),
     "batch size": (training("--batch-size", 0), "batch_size: expected a positive integer, got 0"),
     "negative rate": (training("--lr", -1), "lr: expected a finite number above 0"),
     "no rate": (training("--lr", "nan"), "lr: expected a finite number above 0"),
     "latent size": (training("--latent-dim", 0), "latent_dim: expected a positive integer, got 0"),
     "layer of no size": (training("--hidden", "8,0"), "hidden: expected a positive integer, got 0"),
-    "scale below zero": (training("--likelihood", "gaussian", "--scale", -1), "scale: expected a finite number above 0"),
-    "infinite scale": (training("--likelihood", "gaussian", "--scale", "inf"), "scale: expected a finite number above 0"),
+    "scale below zero": (
+        training("--likelihood", "gaussian", "--scale", -1),
+        "scale: expected a finite number above 0",
+    ),
+    "infinite scale": (
+        training("--likelihood", "gaussian", "--scale", "inf"),
+        "scale: expected a finite number above 0",
+    ),
     "scale of a bernoulli": (training("--scale", 1), "option of bernoulli"),
     "particles": (training("--particles", 0, recipe="iwae"), "particles: expected a positive integer, got 0"),
     "clip": (training("--clip", 0), "clip: expected a finite number above 0"),
     "long warm-up": (training("--kl-warmup", 10**6), "kl_warmup: expected at most the run's"),
     "validation share": (training("--validation", 1.5), "validation: expected a finite number"),
     "patience": (training("--patience", 2, "--validation", 0), "patience: expected validation rows"),
-    "hidden sizes for convolutions": (training(recipe="conv-vae", data="digits"), "hidden: expected an argument of ConvVAE"),
-    "convolutions on rows": (["train", "conv-vae", "--data", "four-points", "--out", "OUT"], "Take the model VAE for rows that are no images"),
-    "device": (training("--device", "cuda:99"), "device: expected a device of this machine, got 'cuda:99'. Pass device='cpu'"),
+    "hidden sizes for convolutions": (
+        training(recipe="conv-vae", data="digits"),
+        "hidden: expected an argument of ConvVAE",
+    ),
+    "convolutions on rows": (
+        ["train", "conv-vae", "--data", "four-points", "--out", "OUT"],
+        "Take the model VAE for rows that are no images",
+    ),
+    "device": (
+        training("--device", "cuda:99"),
+        "device: expected a device of this machine, got 'cuda:99'. Pass device='cpu'",
+    ),
     "device's name": (training("--device", "gpu"), "device: expected a device of this machine, got 'gpu'"),
-    "out is a run": (["train", "vae", "--data", "four-points", "--out", "run"], "run: expected a new or empty folder, got a run"),
-    "out is a folder": (["train", "vae", "--data", "four-points", "--out", "mixed"], "mixed: expected a new or empty folder, got other files"),
-    "out is a file": (["train", "vae", "--data", "four-points", "--out", "notes.txt"], "notes.txt: expected a new or empty folder, got a file"),
+    "out is a run": (
+        ["train", "vae", "--data", "four-points", "--out", "run"],
+        "run: expected a new or empty folder, got a run",
+    ),
+    "out is a folder": (
+        ["train", "vae", "--data", "four-points", "--out", "mixed"],
+        "mixed: expected a new or empty folder, got other files",
+    ),
+    "out is a file": (
+        ["train", "vae", "--data", "four-points", "--out", "notes.txt"],
+        "notes.txt: expected a new or empty folder, got a file",
+    ),
     "out below a file": (["train", "vae", "--data", "four-points", "--out", "notes.txt/x"], "notes.txt/x"),
-    "resume of another run": (["train", "vae", "--data", "four-points", "--out", "run", "--resume"], "expected the run's "),
-    "resume of a damaged run": (["train", "vae", "--data", "four-points", "--out", "bad-config", "--resume"], "config.json: expected a JSON document"),
+    "resume of another run": (
+        ["train", "vae", "--data", "four-points", "--out", "run", "--resume"],
+        "expected the run's ",
+    ),
+    "resume of a damaged run": (
+        ["train", "vae", "--data", "four-points", "--out", "bad-config", "--resume"],
+        "config.json: expected a JSON document",
+    ),
     "no run": (["evaluate", "nowhere"], "nowhere: expected a run folder, got no such folder. Check the path"),
     "a file as run": (["report", "notes.txt"], "notes.txt: expected"),
     "run without config": (["evaluate", "no-config"], "config.json: expected a file of a run folder, got no such file"),
-    "run with a damaged config": (["sample", "bad-config", "--out", "OUT.npy"], "config.json: expected a JSON document"),
-    "run of another version": (["evaluate", "new-config"], "config.json: expected a file of run format 1, got 7. Use the version"),
-    "run without model": (["sample", "no-model", "--out", "OUT.npy"], "model.safetensors: expected a checkpoint, got no such file"),
-    "run with a damaged model": (["encode", "bad-model", "four-points", "--out", "OUT.npy"], "model.safetensors: expected a checkpoint of lowerbound"),
-    "measure": (["evaluate", "run", "--measure", "elbow"], "measure: expected one of elbo, elbo-K, iwae-K with a number K, got 'elbow'. Write"),
+    "run with a damaged config": (
+        ["sample", "bad-config", "--out", "OUT.npy"],
+        "config.json: expected a JSON document",
+    ),
+    "run of another version": (
+        ["evaluate", "new-config"],
+        "config.json: expected a file of run format 1, got 7. Use the version",
+    ),
+    "run without model": (
+        ["sample", "no-model", "--out", "OUT.npy"],
+        "model.safetensors: expected a checkpoint, got no such file",
+    ),
+    "run with a damaged model": (
+        ["encode", "bad-model", "four-points", "--out", "OUT.npy"],
+        "model.safetensors: expected a checkpoint of lowerbound",
+    ),
+    "measure": (
+        ["evaluate", "run", "--measure", "elbow"],
+        "measure: expected one of elbo, elbo-K, iwae-K with a number K, got 'elbow'. Write",
+    ),
     "measure without K": (["evaluate", "run", "--measure", "iwae"], "got 'iwae'. Write elbo, elbo-16 or iwae-1000"),
     "limit": (["evaluate", "run", "--limit", 0], "limit: expected a positive integer, got 0"),
-    "split": (["evaluate", "run", "--split", "tset"], "split: expected one of the known names, got 'tset'. Did you mean 'test'?"),
+    "split": (
+        ["evaluate", "run", "--split", "tset"],
+        "split: expected one of the known names, got 'tset'. Did you mean 'test'?",
+    ),
     "split that is not there": (["evaluate", "run", "--split", "validation"], "split: expected a split of the run"),
-    "evaluation on another shape": (["evaluate", "run", "--data", "small.npy", "--quiet"], "x: expected shape (B, 4), got (9, 2, 2)"),
-    "evaluation on a device": (["evaluate", "run", "--device", "gpu"], "device: expected a device of this machine, got 'gpu'"),
-    "grey rows for a bernoulli run": (["evaluate", "run", "--data", "grey4.npy", "--quiet"], "takes only 0 and 1: binarise the data"),
-    "encoding another shape": (["encode", "run", "small.npy", "--out", "OUT.npy"], "x: expected shape (B, 4), got (9, 2, 2). The first axis"),
+    "evaluation on another shape": (
+        ["evaluate", "run", "--data", "small.npy", "--quiet"],
+        "x: expected shape (B, 4), got (9, 2, 2)",
+    ),
+    "evaluation on a device": (
+        ["evaluate", "run", "--device", "gpu"],
+        "device: expected a device of this machine, got 'gpu'",
+    ),
+    "grey rows for a bernoulli run": (
+        ["evaluate", "run", "--data", "grey4.npy", "--quiet"],
+        "takes only 0 and 1: binarise the data",
+    ),
+    "encoding another shape": (
+        ["encode", "run", "small.npy", "--out", "OUT.npy"],
+        "x: expected shape (B, 4), got (9, 2, 2). The first axis",
+    ),
     "reconstructing another shape": (["reconstruct", "run", "digits", "--out", "OUT.npy"], "x: expected shape (B, 4)"),
-    "encoding no such file": (["encode", "run", "none.npy", "--out", "OUT.npy"], "none.npy: expected a built-in set or a path"),
+    "encoding no such file": (
+        ["encode", "run", "none.npy", "--out", "OUT.npy"],
+        "none.npy: expected a built-in set or a path",
+    ),
     "no samples": (["sample", "run", "-n", 0, "--out", "OUT.npy"], "n: expected a positive integer, got 0"),
     "ending": (["sample", "run", "--out", "OUT.txt"], "out: expected one of the known names, got '.txt'"),
-    "out cannot be written": (["sample", "run", "--out", "notes.txt/x.npy"], "notes.txt/x.npy: expected a writable file"),
+    "out cannot be written": (
+        ["sample", "run", "--out", "notes.txt/x.npy"],
+        "notes.txt/x.npy: expected a writable file",
+    ),
     "sampling on a device": (["sample", "run", "--out", "OUT.npy", "--device", "cuda:99"], "device: expected a device"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("typed, says", MISTAKES.values(), ids=MISTAKES)

@@ -7,15 +7,15 @@ import random as python_random
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from tiny import Rows, files
 
 import lowerbound as lb
+import tiny
 from lowerbound.core.errors import ArgumentError, NodeError, NonFiniteError, RunError, ShapeError
 from lowerbound.evaluation import Gallery, Scores
+from tiny import Rows, files
 
-# --- The same call gives the same numbers -------------------------------------------------------------------------------
+# --- The same call gives the same numbers -----------------------------------------------------------------------------
 
 
 def test_seed_fixes_every_number() -> None:
@@ -68,7 +68,7 @@ def test_model_is_evaluated_in_evaluation_mode_and_put_back_after_an_error() -> 
     assert model.training
 
 
-# --- Which rows ---------------------------------------------------------------------------------------------------------
+# --- Which rows -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit, n", [(1, 1), (7, 7), (48, 48), (1000, 48), (None, 48)])
@@ -106,11 +106,12 @@ def test_elbo_is_its_reconstruction_minus_its_kl() -> None:
     assert found["kind"] == "lower bound"
 
 
-# --- What is refused ----------------------------------------------------------------------------------------------------
+# --- What is refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "measure", ["iwae", "iwae-", "iwae-0", "iwae--3", "iwae-2.5", "iwae-ten", "elbow", "elbo-", "elbo-0", "ELBO", "", "ais"]
+    "measure",
+    ["iwae", "iwae-", "iwae-0", "iwae--3", "iwae-2.5", "iwae-ten", "elbow", "elbo-", "elbo-0", "ELBO", "", "ais"],
 )
 def test_unknown_measure_is_refused(measure: str) -> None:
     with pytest.raises(ArgumentError, match=f"measure: expected .*got '{measure}'. Write elbo, elbo-16 or iwae-1000"):
@@ -149,7 +150,7 @@ def test_rows_without_a_finite_value_are_counted_and_the_first_is_named() -> Non
         lb.evaluate(model, Rows(x), "elbo")
 
 
-# --- Gallery ------------------------------------------------------------------------------------------------------------
+# --- Gallery ----------------------------------------------------------------------------------------------------------
 
 
 def test_gallery_of_two_latents() -> None:
@@ -178,7 +179,7 @@ def test_gallery_without_a_plane() -> None:
     assert shown.inputs.shape == (5, 6)
 
 
-# --- Files --------------------------------------------------------------------------------------------------------------
+# --- Files ------------------------------------------------------------------------------------------------------------
 
 
 def scores() -> Scores:
@@ -219,7 +220,9 @@ def test_damaged_scores_are_an_error_with_its_cure(content: str, tmp_path) -> No
         Scores.read(tmp_path)
 
 
-@pytest.mark.parametrize("damage", [lambda c: c[:-30], lambda c: b"", lambda c: b"PK" + c[:10], lambda c: c[:400] + c[500:]])
+@pytest.mark.parametrize(
+    "damage", [lambda c: c[:-30], lambda c: b"", lambda c: b"PK" + c[:10], lambda c: c[:400] + c[500:]]
+)
 def test_damaged_gallery_is_an_error_with_its_cure(damage, tmp_path) -> None:
     scores().write(tmp_path)
     path = tmp_path / "gallery.npz"

@@ -8,17 +8,17 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from exact import LinearPosterior, linear_gaussian, random
 from safetensors import safe_open
 from scipy import stats
-from tiny import Rows
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal
 
 import lowerbound as lb
+import tiny
+from exact import LinearPosterior, linear_gaussian, random
 from lowerbound.evaluation.latents import unit_kl
+from tiny import Rows
 
 X_DIM, Z_DIM, N = 5, 3, 211
 CASE = linear_gaussian(X_DIM, Z_DIM)
@@ -174,7 +174,7 @@ def test_bound_of_a_trained_run_by_ten_lines_of_plain_torch(tmp_path) -> None:
     assert abs(scores["elbo"]["value"] - scores["elbo-200"]["value"]) < BAR * noise * math.sqrt(1 + 1 / 200)
 
 
-# --- Latents ------------------------------------------------------------------------------------------------------------
+# --- Latents ----------------------------------------------------------------------------------------------------------
 
 
 def test_unit_divergences_by_hand_and_by_quadrature() -> None:

@@ -8,21 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from exact import linear_gaussian
-from tiny import Rows, difference, files
 
 import lowerbound as lb
+import tiny
+from exact import linear_gaussian
 from lowerbound import runs
 from lowerbound.core.errors import ArgumentError, DataError, RunError, ShapeError
 from lowerbound.recipes import RECIPES, train
+from tiny import Rows, difference, files
 
 
 def quick(folder: Path, name: str = "vae", data: str = "digits", **changes):
     options = {"VAE": {"hidden": [8]}, "ConvVAE": {"width": 2, "features": 4}}[RECIPES[name].model]
     changes = {"latent_dim": 2, "training": {"epochs": 1}, **changes}
-    recipe = RECIPES[name].changed(data=data, **{**changes, "model_options": {**options, **changes.get("model_options", {})}})
+    recipe = RECIPES[name].changed(
+        data=data, **{**changes, "model_options": {**options, **changes.get("model_options", {})}}
+    )
     return train(recipe, out=folder, progress=False)
 
 
@@ -38,7 +40,7 @@ def run(trained, tmp_path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-# --- load ---------------------------------------------------------------------------------------------------------------
+# --- load -------------------------------------------------------------------------------------------------------------
 
 FUNCTIONS = {
     "bernoulli": {},
@@ -106,7 +108,7 @@ def test_model_from_another_version_is_an_error(run) -> None:
             lb.load(run)
 
 
-# --- load_data ----------------------------------------------------------------------------------------------------------
+# --- load_data --------------------------------------------------------------------------------------------------------
 
 DATA = {
     "digits, dynamic": {},
@@ -165,7 +167,7 @@ def test_other_data_take_the_form_of_the_run(run, tmp_path) -> None:
     assert rows.binary
 
 
-# --- evaluate_run -------------------------------------------------------------------------------------------------------
+# --- evaluate_run -----------------------------------------------------------------------------------------------------
 
 
 def test_scores_are_written_and_those_on_the_same_rows_and_weights_stay(run) -> None:
@@ -212,12 +214,14 @@ def test_evaluation_says_what_a_direct_one_says(run) -> None:
                                   lambda run, **o: runs.encode(run, "digits", **o)])  # fmt: skip
 def test_device_that_is_not_there_is_an_error(call, run) -> None:
     before = files(run)
-    with pytest.raises(ArgumentError, match="device: expected a device of this machine, got 'cuda:99'. Pass device='cpu'"):
+    with pytest.raises(
+        ArgumentError, match="device: expected a device of this machine, got 'cuda:99'. Pass device='cpu'"
+    ):
         call(run, device="cuda:99")
     assert files(run) == before
 
 
-# --- encode, reconstruct, sample ----------------------------------------------------------------------------------------
+# --- encode, reconstruct, sample --------------------------------------------------------------------------------------
 
 
 def test_encode_and_reconstruct_are_the_models(run) -> None:
@@ -261,7 +265,7 @@ def test_number_of_samples_is_positive(n: int, run) -> None:
         runs.sample(run, n)
 
 
-# --- write_rows ---------------------------------------------------------------------------------------------------------
+# --- write_rows -------------------------------------------------------------------------------------------------------
 
 
 def test_rows_can_be_read_again(tmp_path) -> None:

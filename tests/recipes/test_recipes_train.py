@@ -102,31 +102,45 @@ def test_grey_data_are_binarised_or_not_as_their_likelihood_asks(tmp_path) -> No
 REFUSED = {
     "grey bernoulli": (
         {"data": "digits", "likelihood": "bernoulli", "binarize": "none"},
-        DataError, r"digits for likelihood bernoulli: expected only 0 and 1, got values from 0 to 1. Binarise them",
+        DataError,
+        r"digits for likelihood bernoulli: expected only 0 and 1, got values from 0 to 1. Binarise them",
     ),
-    "real bernoulli": ({"data": "table.csv", "likelihood": "bernoulli"}, DataError, "table for likelihood bernoulli: .*gaussian"),
+    "real bernoulli": (
+        {"data": "table.csv", "likelihood": "bernoulli"},
+        DataError,
+        "table for likelihood bernoulli: .*gaussian",
+    ),
     "real logistic": (
         {"data": "float.npy", "likelihood": "logistic"},
-        DataError, "float for likelihood logistic: expected 8-bit pixels.*uint8, or take --likelihood gaussian",
+        DataError,
+        "float for likelihood logistic: expected 8-bit pixels.*uint8, or take --likelihood gaussian",
     ),
     "real binarised": ({"data": "table.csv", "binarize": "dynamic"}, DataError, r"values in \[0, 1\] to binarise"),
     "likelihood": ({"data": "digits", "likelihood": "poisson"}, ArgumentError, "likelihood: .*got 'poisson'"),
     "binarisation": ({"data": "digits", "binarize": "dynamix"}, ArgumentError, "binarize: .*Did you mean 'dynamic'"),
     "scale of a bernoulli": (
-        {"data": "digits", "likelihood_options": {"scale": 1.0}}, ArgumentError, "likelihood option: expected an option of bernoulli",
+        {"data": "digits", "likelihood_options": {"scale": 1.0}},
+        ArgumentError,
+        "likelihood option: expected an option of bernoulli",
     ),
     "model": ({"model": "VEA"}, ArgumentError, "model: .*Did you mean 'VAE'"),
     "argument of the model": ({"model_options": {"width": 3}}, ArgumentError, "width: expected an argument of VAE"),
     "objective": ({"objective": "IWEA"}, ArgumentError, "objective: .*Did you mean 'IWAE'"),
     "argument of the objective": (
-        {"objective_options": {"gradient": "dreg"}}, ArgumentError, "gradient: expected an argument of ELBO",
+        {"objective_options": {"gradient": "dreg"}},
+        ArgumentError,
+        "gradient: expected an argument of ELBO",
     ),
     "batch size": ({"training": {"batch_size": 0}}, ArgumentError, "batch_size: expected a positive integer, got 0"),
     "setting": ({"training": {"epoch": 1}}, ArgumentError, r"fit: expected known settings, got \['epoch'\]"),
     "validation": ({"validation": 1.0}, ArgumentError, "validation: expected a finite number"),
-    "patience": ({"validation": 0, "training": {"epochs": 1, "patience": 1}}, ArgumentError, "patience: .*validation rows"),
+    "patience": (
+        {"validation": 0, "training": {"epochs": 1, "patience": 1}},
+        ArgumentError,
+        "patience: .*validation rows",
+    ),
     "latent size": ({"latent_dim": 0}, ArgumentError, "latent_dim: expected a positive integer"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("changes, kind, message", REFUSED.values(), ids=REFUSED)
@@ -196,7 +210,7 @@ def test_building_a_recipe_leaves_the_global_generator_alone(tmp_path) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# --- Units --------------------------------------------------------------------------------------------------------------
+# --- Units ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scale", ["shared", "per-dimension"])

@@ -9,14 +9,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from tiny import contents, difference, files
 
 import lowerbound as lb
+import tiny
 from lowerbound.core.errors import LowerboundError, RunError
 from lowerbound.core.files import read_tree, write_tree
 from lowerbound.training.checkpoint import Checkpoint, read_weights
+from tiny import contents, difference, files
 
 LAST = "state/last.safetensors"
 
@@ -49,7 +49,7 @@ def test_time_between_checkpoints(tmp_path, monkeypatch) -> None:
     assert saved == list(range(1, 13))
 
 
-# --- A save that fails --------------------------------------------------------------------------------------------------
+# --- A save that fails ------------------------------------------------------------------------------------------------
 
 
 def full_disk(*_):
@@ -103,13 +103,15 @@ def test_folder_that_cannot_be_made_is_refused(tmp_path) -> None:
     assert files(tmp_path) == {"file": b"mine"}
 
 
-# --- A folder that is taken ---------------------------------------------------------------------------------------------
+# --- A folder that is taken -------------------------------------------------------------------------------------------
 
 
 def test_folder_of_another_run_is_refused_and_untouched(tmp_path) -> None:
     tiny.fit(out=tmp_path / "run")
     before = files(tmp_path / "run")
-    with pytest.raises(RunError, match=r"run: expected a new or empty folder, got a run. Pass resume=True \(--resume\)"):
+    with pytest.raises(
+        RunError, match=r"run: expected a new or empty folder, got a run. Pass resume=True \(--resume\)"
+    ):
         tiny.fit(out=tmp_path / "run")
     assert files(tmp_path / "run") == before
 
@@ -127,7 +129,7 @@ def test_empty_folder_is_taken(tmp_path) -> None:
     assert (tmp_path / "config.json").exists()
 
 
-# --- A folder that is damaged -------------------------------------------------------------------------------------------
+# --- A folder that is damaged -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -179,26 +181,46 @@ CONFIG, MODEL, METRICS = "config.json", "model.safetensors", "metrics.jsonl"
 
 # damage, what lb.load says, what resume says; None where it does not matter to them
 DAMAGES = {
-    "config missing": (lambda run: (run / CONFIG).unlink(), r"config.json: .*got no such file. Check the path", "other files"),
+    "config missing": (
+        lambda run: (run / CONFIG).unlink(),
+        r"config.json: .*got no such file. Check the path",
+        "other files",
+    ),
     "config empty": (content(CONFIG, ""), "config.json: expected a JSON document.*damaged", "config.json.*damaged"),
     "config truncated": (cut(CONFIG), "config.json: expected a JSON document.*restore", "config.json.*restore"),
-    "config foreign": (content(CONFIG, '{"name": "x"}'), "config.json: .*run format 1, got None", "config.json.*got None"),
+    "config foreign": (
+        content(CONFIG, '{"name": "x"}'),
+        "config.json: .*run format 1, got None",
+        "config.json.*got None",
+    ),
     "config a list": (content(CONFIG, "[1, 2]"), "config.json: .*run format 1, got list", "config.json.*got list"),
-    "config of another version": (newer(CONFIG), "config.json: .*format 1, got 99. Use the version", "config.json.*got 99"),
+    "config of another version": (
+        newer(CONFIG),
+        "config.json: .*format 1, got 99. Use the version",
+        "config.json.*got 99",
+    ),
     "model missing": (lambda run: (run / MODEL).unlink(), "model.safetensors: .*got no such file", None),
     "model truncated": (cut(MODEL), "model.safetensors: expected a checkpoint.*damaged", None),
     "model foreign": (content(MODEL, "weights"), "model.safetensors: expected a checkpoint.*damaged", None),
     "model of another version": (newer(MODEL), "model.safetensors: .*run format 1, got 99", None),
-    "model of another model": (of_another_model(MODEL), "model.safetensors: expected weights of VAE.*the same run", None),
+    "model of another model": (
+        of_another_model(MODEL),
+        "model.safetensors: expected weights of VAE.*the same run",
+        None,
+    ),
     "model swapped for the state": (swapped(MODEL, LAST), "model.safetensors: expected a file with weights", None),
     "state truncated": (cut(LAST), None, "last.safetensors: expected a checkpoint.*damaged"),
     "state foreign": (content(LAST, "state"), None, "last.safetensors: expected a checkpoint.*damaged"),
     "state of another version": (newer(LAST), None, "last.safetensors: .*run format 1, got 99"),
-    "state of another model": (of_another_model(LAST), None, "last.safetensors: expected the state of this run, got another"),
+    "state of another model": (
+        of_another_model(LAST),
+        None,
+        "last.safetensors: expected the state of this run, got another",
+    ),
     "state swapped for the model": (swapped(LAST, MODEL), None, "last.safetensors: expected a file with objective"),
     "metrics truncated": (cut(METRICS), "metrics.jsonl: expected one JSON record a line.*restore", None),
     "metrics binary": (swapped(METRICS, LAST), "metrics.jsonl: expected one JSON record a line.*restore", None),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage, load_says, resume_says", DAMAGES.values(), ids=DAMAGES)

@@ -7,19 +7,19 @@ import random
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from tiny import Steps, difference
 from torch.distributions import Normal, kl_divergence
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lowerbound as lb
+import tiny
 from lowerbound.core.errors import ArgumentError, NodeError, ShapeError
 from lowerbound.core.files import read_tree
 from lowerbound.core.random import stream_seed
 from lowerbound.training import Callback
 from lowerbound.training.settings import Settings
+from tiny import Steps, difference
 
 
 def weights(run) -> dict[str, torch.Tensor]:
@@ -272,8 +272,22 @@ def test_functions_make_optimizer_and_schedule() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["adadelta", "adafactor", "adagrad", "adam", "AdamW", "adamax", "asgd", "nadam", "RAdam", "rmsprop", "rprop", "SGD"]
-)  # fmt: skip
+    "name",
+    [
+        "adadelta",
+        "adafactor",
+        "adagrad",
+        "adam",
+        "AdamW",
+        "adamax",
+        "asgd",
+        "nadam",
+        "RAdam",
+        "rmsprop",
+        "rprop",
+        "SGD",
+    ],
+)
 @pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
 def test_every_optimizer_of_torch_goes_by_its_name(name: str, schedule: str) -> None:
     before = tiny.vae().state_dict()
@@ -291,13 +305,18 @@ WRONG = {
     ),
     "schedule": ({"schedule": "cosin"}, "schedule: .*Did you mean 'cosine'"),
     "schedule as number": ({"schedule": 3}, "schedule: expected a name or a function .*got int"),
-    "option": ({"optimizer_options": {"momentom": 0.9}}, r"optimizer_options: .*got \['momentom'\]. Options of Adam: betas"),
+    "option": (
+        {"optimizer_options": {"momentom": 0.9}},
+        r"optimizer_options: .*got \['momentom'\]. Options of Adam: betas",
+    ),
     "option's value": (
-        {"optimizer": "rmsprop", "optimizer_options": {"alpha": -1.0}}, "optimizer_options: .*Invalid alpha value: -1.0",
+        {"optimizer": "rmsprop", "optimizer_options": {"alpha": -1.0}},
+        "optimizer_options: .*Invalid alpha value: -1.0",
     ),
     "option's type": ({"optimizer_options": {"betas": 0.9}}, "optimizer_options: expected values that Adam takes"),
     "nesterov alone": (
-        {"optimizer": "sgd", "optimizer_options": {"nesterov": True}}, "optimizer_options: .*Nesterov momentum requires",
+        {"optimizer": "sgd", "optimizer_options": {"nesterov": True}},
+        "optimizer_options: .*Nesterov momentum requires",
     ),
     "epochs": ({"epochs": 0}, "epochs: expected a positive integer, got 0"),
     "batch size": ({"batch_size": -3}, "batch_size: expected a positive integer, got -3"),
@@ -315,7 +334,7 @@ WRONG = {
     "objective": ({"goal": tiny.vae()}, r"objective: expected an objective, got VAE. Pass lowerbound.objectives.ELBO"),
     "data": ({"train": torch.zeros(9, 6)}, "train: expected a data set, got Tensor. .*Dataset"),
     "validation": ({"validation": [1, 2]}, "validation: expected a data set, got list"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("settings, message", WRONG.values(), ids=WRONG)
@@ -351,7 +370,9 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("settings", [{}, {"clip": 1.0}, {"kl_warmup": 4, "optimizer": "rmsprop", "schedule": "cosine"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"clip": 1.0}, {"kl_warmup": 4, "optimizer": "rmsprop", "schedule": "cosine"}]
+)
 def test_nothing_is_read_from_the_device_at_a_step(settings: dict, monkeypatch) -> None:
     def reads(batches: int) -> int:
         with Reads() as mode:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 
 import pytest
-import tiny
 import torch
-from tiny import Rows, Steps, difference
 from torch import nn
 
 import lowerbound as lb
+import tiny
 from lowerbound.core.errors import NonFiniteError
 from lowerbound.core.files import read_tree
 from lowerbound.training.watch import EVERY
+from tiny import Rows, Steps, difference
 
 BATCHES = 30  # 8 rows each: the sums are read at steps 50 and 100, which lie within epochs
 
@@ -66,7 +66,7 @@ def weights_after(steps: int, make, train, **settings) -> dict[str, torch.Tensor
     return kept[0]
 
 
-# --- (i) A value of the data --------------------------------------------------------------------------------------------
+# --- (i) A value of the data ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -104,7 +104,7 @@ def test_without_a_folder_nothing_is_said_of_files() -> None:
     assert "bad_batch" not in str(error.value)
 
 
-# --- (ii) A layer -------------------------------------------------------------------------------------------------------
+# --- (ii) A layer -----------------------------------------------------------------------------------------------------
 
 
 class Fuse(nn.Module):
@@ -154,7 +154,7 @@ def test_layer_that_overflows_at_a_step(step: int, tmp_path) -> None:
     assert not difference(good, dict(weights_after(step, tiny.objective, Rows(data), **settings)))
 
 
-# --- (iii) A gradient ---------------------------------------------------------------------------------------------------
+# --- (iii) A gradient -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("checkpoint_seconds", [0, 1e9])
@@ -182,7 +182,7 @@ def test_clipping_does_not_hide_a_bad_gradient(clip, tmp_path) -> None:
     expect("step 0: the gradient of .* is not finite", goal, Rows(binary()), tmp_path / "run", clip=clip)
 
 
-# --- (iv) An update -----------------------------------------------------------------------------------------------------
+# --- (iv) An update ---------------------------------------------------------------------------------------------------
 
 
 def test_update_that_overflows_though_its_gradient_is_finite(tmp_path) -> None:

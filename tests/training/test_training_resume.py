@@ -16,12 +16,12 @@ import time
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from tiny import Steps, contents, difference, files
 
 import lowerbound as lb
+import tiny
 from lowerbound.core.errors import ArgumentError, RunError
+from tiny import Steps, contents, difference, files
 
 SEED = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(10**6)))
 EPOCHS, BATCHES = 5, 6
@@ -32,16 +32,31 @@ JOBS = {
     "adam, cosine, validation": ("ELBO", {}, {"optimizer": "adam", "schedule": "cosine", "lr": 0.1}, True),
     "adam, onecycle, dreg": ("IWAE", {"particles": 3, "gradient": "dreg"}, {"schedule": "onecycle"}, False),
     "rmsprop, constant, patience": (
-        "ELBO", {}, {"optimizer": "rmsprop", "lr": 0.02, "patience": 4, "optimizer_options": {"momentum": 0.5}}, True,
+        "ELBO",
+        {},
+        {"optimizer": "rmsprop", "lr": 0.02, "patience": 4, "optimizer_options": {"momentum": 0.5}},
+        True,
     ),
-    "rmsprop, onecycle, the last kept": ("ELBO", {}, {"optimizer": "rmsprop", "schedule": "onecycle", "keep": "last"}, True),
-    "sgd with momentum, constant": ("ELBO", {"stl": True}, {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}}, True),
+    "rmsprop, onecycle, the last kept": (
+        "ELBO",
+        {},
+        {"optimizer": "rmsprop", "schedule": "onecycle", "keep": "last"},
+        True,
+    ),
+    "sgd with momentum, constant": (
+        "ELBO",
+        {"stl": True},
+        {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}},
+        True,
+    ),
     "sgd with momentum, onecycle, warm-up": (
-        "ELBO", {}, {"optimizer": "sgd", "schedule": "onecycle", "optimizer_options": {"momentum": 0.9}, "kl_warmup": 30},
+        "ELBO",
+        {},
+        {"optimizer": "sgd", "schedule": "onecycle", "optimizer_options": {"momentum": 0.9}, "kl_warmup": 30},
         False,
     ),
     "adam, cosine, bfloat16": ("ELBO", {}, {"schedule": "cosine", "precision": "bfloat16", "clip": 1.0}, True),
-}  # fmt: skip
+}
 
 
 def train(job: str, out: Path, **options):
@@ -95,7 +110,7 @@ def train_and_die(job: str, out: str, how: str, when: int) -> None:
         os.fsync = fsync_and_die
         train(job, Path(out))
     else:  # the parent kills, whatever goes on
-        slowly = Steps(lambda made: (made == 1 and print("go", flush=True), time.sleep(0.01)))
+        slowly = Steps(lambda made: (made == 1 and os.write(1, b"go\n"), time.sleep(0.01)))
         train(job, Path(out), callbacks=[slowly])
 
 
@@ -103,14 +118,18 @@ def run_and_kill(job: str, out: Path, how: str, when: int) -> None:
     """Run a job in a process of its own that is killed, and check that it was."""
     code = "import json, sys, test_training_resume as t; t.train_and_die(*json.loads(sys.argv[1]))"
     folders = [str(Path(__file__).parent), str(Path(tiny.__file__).parent), *sys.path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(folders),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }
     arguments = [sys.executable, "-c", code, json.dumps([job, str(out), how, when])]
     with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         if how == "time":
             assert child.stdout.readline() == b"go\n", child.stderr.read().decode()
             time.sleep(when / 1000)
             child.kill()
-        _, errors = child.communicate(timeout=120)
+        _, errors = child.communicate(timeout=300)
     assert child.returncode == -signal.SIGKILL, errors.decode()
 
 
@@ -143,7 +162,7 @@ DEATHS = [
 def test_killed_and_resumed_equals_undisturbed(job: str, how: str, between: tuple[int, int], tmp_path, root) -> None:
     draw = random.Random(f"{SEED}/{job}/{how}")
     when = draw.randint(*between)
-    print(f"KILL_SEED={SEED}: killed at {how} {when}")
+    sys.stdout.write(f"KILL_SEED={SEED}: killed at {how} {when}\n")  # pytest shows it with a failure
     run_and_kill(job, tmp_path / "run", how, when)
     whole, expected = undisturbed(job, root)
     resumed = train(job, tmp_path / "run", resume=True)
@@ -170,19 +189,19 @@ def test_killed_again_and_again(tmp_path, root) -> None:
     """An exception after every second checkpoint: each part of the run begins from a file."""
     job = "adam, cosine, validation"
 
-    class StopNow(Exception):
+    class StopNowError(Exception):
         pass
 
     def stop(made: int) -> None:
         if made == 3:
-            raise StopNow
+            raise StopNowError
 
     attempts = 0
     while True:
         attempts += 1
         try:
             train(job, tmp_path / "run", resume=True, callbacks=[Steps(stop)])
-        except StopNow:
+        except StopNowError:
             continue
         break
     assert attempts == EPOCHS * BATCHES // 2

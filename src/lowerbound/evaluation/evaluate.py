@@ -88,7 +88,7 @@ def evaluate(
             for name, (kind, particles) in parsed.items():
                 with seeded(seed, "evaluate", name):
                     shown = _with_bar(_batches(module, data, particles, n), n, name if progress else None)
-                    measured[name] = _MEASURES[kind](module, shown, particles)
+                    measured[name] = _MEASURES[kind](module, shown, n, particles)
             rows = {name: terms.pop("value") for name, terms in measured.items()}
             _check_finite(rows)
             summary, arrays = _look(module, data, n, seed)
@@ -120,27 +120,32 @@ def _parse(name: str) -> tuple[str, int]:
 Rows = dict[str, NDArray[np.float64]]
 
 
-def _elbo(model: Any, batches: Iterable[Tensor], particles: int) -> Rows:
-    parts: dict[str, list[Tensor]] = {"value": [], "reconstruction": [], "kl": []}
+# Results go into arrays of full length: tensors kept from each batch would pin the heap between large temporaries.
+def _elbo(model: Any, batches: Iterable[Tensor], n: int, particles: int) -> Rows:
+    rows = {name: np.empty(n) for name in ("value", "reconstruction", "kl")}
+    done = 0
     for x in batches:
         bound = elbo(
             model.generator.bind(len(x)), {"x": x}, model.posterior.bind(x), particles=particles, analytic_kl=True
         )
-        for part, values in zip(parts.values(), bound.terms.values(), strict=True):
-            part.append(values.double())
-    return {name: torch.cat(values).cpu().numpy() for name, values in parts.items()}
+        for row, values in zip(rows.values(), bound.terms.values(), strict=True):
+            row[done : done + len(x)] = values.double().cpu()
+        done += len(x)
+    return rows
 
 
-def _iwae(model: Any, batches: Iterable[Tensor], particles: int) -> Rows:
-    values = []
+def _iwae(model: Any, batches: Iterable[Tensor], n: int, particles: int) -> Rows:
+    value, done = np.empty(n), 0
     for x in batches:
         chunk = max(1, _ROWS_AT_ONCE // len(x))
         program, posterior = model.generator.bind(len(x)), model.posterior.bind(x)
-        values.append(is_loglikelihood(program, {"x": x}, posterior, particles=particles, chunk=chunk))
-    return {"value": torch.cat(values).cpu().numpy()}
+        estimate = is_loglikelihood(program, {"x": x}, posterior, particles=particles, chunk=chunk)
+        value[done : done + len(x)] = estimate.cpu()
+        done += len(x)
+    return {"value": value}
 
 
-_MEASURES: dict[str, Callable[[Any, Iterable[Tensor], int], Rows]] = {"elbo": _elbo, "iwae": _iwae}
+_MEASURES: dict[str, Callable[[Any, Iterable[Tensor], int, int], Rows]] = {"elbo": _elbo, "iwae": _iwae}
 
 
 def _check_finite(rows: Rows) -> None:
@@ -199,15 +204,16 @@ def _look(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any
     inputs = next(iter(data.evaluation_batches(16, limit=min(16, n)))).to(next(model.parameters()).device)
     if not hasattr(model, "encode"):
         return {}, gallery(model, inputs, seed=seed)
-    means, kls = [], []
+    latents = torch.empty(n, model.latent_dim)
+    kl_sum: Tensor | None = torch.zeros(model.latent_dim, dtype=torch.float64)
+    done = 0
     for x in _batches(model, data, 2, n):
         q = model.encode(x)
-        means.append(q.mean)
+        latents[done : done + len(x)] = q.mean.cpu()
         kl = unit_kl(q)
-        if kl is not None:
-            kls.append(kl.double().sum(0))
-    latents = torch.cat(means)
-    kl_of_units = torch.stack(kls).sum(0) / n if kls else None
+        kl_sum = None if kl is None or kl_sum is None else kl_sum + kl.double().sum(0).cpu()
+        done += len(x)
+    kl_of_units = None if kl_sum is None else kl_sum / n
     labels = getattr(data, "labels", None)
     arrays = gallery(
         model,

@@ -7,6 +7,7 @@ r"""The evidence lower bound, and its pathwise gradients.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -106,11 +107,11 @@ class EvidenceLowerBound(Bound):
             return -draws.log_weights(kl_weight, constant.log_joint(draws.latents)).mean(0)
         return kl_weight * self._kl - self._reconstruction
 
-    @property
+    @cached_property
     def _reconstruction(self) -> Tensor:
         return self.draw.log_likelihood().mean(0)
 
-    @property
+    @cached_property
     def _kl(self) -> Tensor:
         return self.draw.kl(analytic=self.analytic_kl)
 

@@ -177,7 +177,8 @@ def _validate(state: State, validation: Data, batch_size: int) -> dict[str, floa
     bad = [name for name, mean in means.items() if not math.isfinite(mean)]
     if bad:
         cure = "Look for validation rows far from the training rows, or lower the learning rate."
-        raise NonFiniteError(f"validation after epoch {state.epoch + 1}: {', '.join(map(repr, bad))} not finite. {cure}")
+        where = f"validation after epoch {state.epoch + 1}"
+        raise NonFiniteError(f"{where}: {', '.join(map(repr, bad))} not finite. {cure}")
     return means
 
 
