@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -102,7 +102,12 @@ def fit(
         checkpoint.open(description, state, resume=resume)
     forward = torch.compile(module) if chosen.compile else module
     watchers = [*([ProgressBar()] if progress else []), *callbacks]
-    watch = Watch(state, checkpoint.folder if checkpoint else None)
+
+    def batches_from(epoch: int, start: int) -> Iterator[Tensor]:
+        rows = data.batches(batch_size, seed=chosen.seed, epoch=epoch, start=start)
+        return (x.to(device, non_blocking=True) for x in rows)
+
+    watch = Watch(state, batches_from, checkpoint.folder if checkpoint else None)
 
     with flushed_denormals(), seeded(chosen.seed, "fit"):
         for watcher in watchers:
@@ -111,17 +116,15 @@ def fit(
             module.train()
             while state.epoch < chosen.epochs and not _should_stop(state):
                 clock, start = time.perf_counter(), state.batch
-                for x in data.batches(batch_size, seed=chosen.seed, epoch=state.epoch, start=state.batch):
-                    x = x.to(device, non_blocking=True)
-                    watch.before(x)
+                for x in batches_from(state.epoch, state.batch):
                     train_step(state, x, forward)
-                    watch.after()
+                    watch.look()
                     for watcher in watchers:
                         watcher.step(epoch=state.epoch, batch=state.batch, sums=state.sums)
                     if checkpoint and state.batch < batches and checkpoint.due():
-                        watch.after(now=True)
+                        watch.look(now=True)
                         checkpoint.save(state)
-                watch.after(now=True)
+                watch.look(now=True)
                 seconds = time.perf_counter() - clock
                 record = _close_epoch(state, validation, batch_size, seconds, (batches - start) * batch_size / seconds)
                 for watcher in watchers:

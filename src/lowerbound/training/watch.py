@@ -7,7 +7,7 @@ the last good reading can be replayed from a copy of the state, one by one, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,41 +25,39 @@ EVERY = 50
 
 
 class Watch:
-    """Keeps a good state and the batches since then, and replays them when a sum is not finite.
+    """Keeps a good state, and replays the steps since then when a number is not finite.
 
     Args:
         state: The state of the run.
+        batches: From an epoch and the number of a batch to the batches from there to the epoch's end; it is called
+            again to replay them, so no batch is held.
         folder: Where the offending batch and the last good weights are written; None to write nothing.
     """
 
-    def __init__(self, state: State, folder: Path | None) -> None:
-        self._state, self._folder = state, folder
+    def __init__(self, state: State, batches: Callable[[int, int], Iterator[Tensor]], folder: Path | None) -> None:
+        self._state, self._batches, self._folder = state, batches, folder
         self._good = state.snapshot()
-        self._batches: list[Tensor] = []
 
-    def before(self, x: Tensor) -> None:
-        """Remember the batch of the step that comes."""
-        self._batches.append(x)
-
-    def after(self, *, now: bool = False) -> None:
-        """Read the sums if it is time to, or `now`.
+    def look(self, *, now: bool = False) -> None:
+        """Read the sums and the weights if it is time to, or `now`.
 
         Raises:
             NonFiniteError: if a step since the last reading was bad.
         """
-        if not self._batches or (not now and len(self._batches) < EVERY):
+        steps = self._state.step - int(self._good["step"])
+        if not steps or (not now and steps < EVERY):
             return
         if not all(bool(value.isfinite()) for value in self._state.sums.values()) or _bad_weight(self._state):
             self._replay()
-        if len(self._batches) >= EVERY:
+        if steps >= EVERY:
             self._good = self._state.snapshot()
-            self._batches.clear()
 
     def _replay(self) -> None:
         """Go back to the good state, repeat the steps, and raise at the first bad one."""
-        state = self._state
+        state, last = self._state, self._state.step
         state.unpack(self._good)
-        for x in self._batches:
+        x = torch.empty(0)
+        for x in self._since():
             before = state.snapshot()
             found = _examine(state, x)
             if not found:
@@ -69,7 +67,16 @@ class Watch:
             if found:
                 state.unpack(before)
                 self._report(x, found)
-        self._report(self._batches[-1], "the sums of the terms overflow, though each step alone is finite")
+            if state.step == last:
+                break
+        self._report(x, "the sums of the terms overflow, though each step alone is finite")
+
+    def _since(self) -> Iterator[Tensor]:
+        """Yield the batches since the good state, through the ends of epochs."""
+        epoch, start = self._good["epoch"], self._good["batch"]
+        while True:
+            yield from self._batches(epoch, start)
+            epoch, start = epoch + 1, 0
 
     def _report(self, x: Tensor, found: str) -> None:
         state = self._state
