@@ -92,7 +92,12 @@ RECIPES: dict[str, Recipe] = {
             model="ConvVAE",
             latent_dim=2,
             steps=12_000,
-            training={"batch_size": 100, "lr": 1e-3, "schedule": "cosine"},
+            training={
+                "batch_size": 100,
+                "lr": 1e-3,
+                "optimizer": "rmsprop",
+                "optimizer_options": {"alpha": 0.9, "eps": 1e-7},
+            },
         ),
         Recipe(
             name="iwae",

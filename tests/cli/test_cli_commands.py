@@ -270,3 +270,13 @@ def test_mistake_is_one_line_on_standard_error_and_status_2(tmp_path) -> None:
 def test_the_fixture_run_was_made_by_the_program(trained) -> None:
     assert lb.load(trained).config["command"][:3] == ["lowerbound", "train", "vae"]
     assert tiny.contents(trained)["state"]["epoch"] == 1
+
+
+def test_another_optimizer_leaves_the_options_of_the_recipes_own(lowerbound, tmp_path) -> None:
+    """conv-vae has options of RMSprop, which Adam does not take."""
+    command = ["train", "conv-vae", "--data", "digits", "--epochs", "1", "--optimizer", "adam", "--quiet"]
+    status, _, error = lowerbound(*command, "--out", tmp_path / "run")
+    assert status == 0, error
+    training = json.loads((tmp_path / "run/config.json").read_text())["training"]
+    assert training["optimizer"] == "adam"
+    assert not training["optimizer_options"]

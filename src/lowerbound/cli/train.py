@@ -64,6 +64,7 @@ def train(
 
     Example: `lowerbound train vae --data digits --out runs/digits`
     """
+    options = key_values("--optimizer-option", optimizer_option or [])
     chosen = library.RECIPES[choice("recipe", recipe, library.RECIPES)].changed(
         data=data,
         binarize=binarize,
@@ -79,7 +80,7 @@ def train(
             "batch_size": batch_size,
             "lr": lr,
             "optimizer": optimizer,
-            "optimizer_options": key_values("--optimizer-option", optimizer_option or []) or None,
+            "optimizer_options": options if options or optimizer else None,  # another optimizer's do not fit
             "schedule": schedule,
             "kl_warmup": kl_warmup,
             "clip": clip,
