@@ -25,7 +25,8 @@ def main(run: str) -> None:
     pictures = []
     for figure in (figures.manifold(gallery), figures.latent_scatter(gallery)):
         picture = Image.open(io.BytesIO(style.png(figure))).convert("RGB")
-        pictures.append(picture.resize((round(picture.width * HEIGHT / picture.height), HEIGHT), Image.Resampling.LANCZOS))
+        width = round(picture.width * HEIGHT / picture.height)
+        pictures.append(picture.resize((width, HEIGHT), Image.Resampling.LANCZOS))
     whole = Image.new("RGB", (sum(p.width for p in pictures) + GAP, HEIGHT), "white")
     whole.paste(pictures[0], (0, 0))
     whole.paste(pictures[1], (pictures[0].width + GAP, 0))
