@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from lowerbound import report as reports
 from lowerbound import runs
-from lowerbound.cli.options import Data, Device, RunFolder, Seed, say
+from lowerbound.cli.options import Data, Device, OutFile, RunFolder, Seed, say
 from lowerbound.recipes import RECIPES
 
 __all__ = ["data", "encode", "evaluate", "recipes", "reconstruct", "report", "sample"]
@@ -66,7 +65,7 @@ def report(run: RunFolder) -> None:
 
 def sample(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv.")],
+    out: OutFile,
     n: Annotated[int, typer.Option("-n", "--number", help="How many rows to draw.")] = 100,
     mean: Annotated[
         bool, typer.Option("--mean", help="Write the means given the latents, without observation noise.")
@@ -83,7 +82,7 @@ def sample(
 def encode(
     run: RunFolder,
     data: Data,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv.")],
+    out: OutFile,
     device: Device = "auto",
 ) -> None:
     """Write the posterior means of all rows of DATA, with their labels if there are any."""
@@ -95,7 +94,7 @@ def encode(
 def reconstruct(
     run: RunFolder,
     data: Data,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv.")],
+    out: OutFile,
     device: Device = "auto",
 ) -> None:
     """Encode all rows of DATA and decode them again."""

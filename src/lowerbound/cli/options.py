@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Data", "Device", "RunFolder", "Seed", "key_values", "say"]
+__all__ = ["Data", "Device", "OutFile", "RunFolder", "Seed", "key_values", "say"]
 
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, as `lowerbound train --out RUN` writes it.")
@@ -18,6 +18,7 @@ Data = Annotated[
         metavar="DATA", help="digits, four-points, mnist, or a path: .npy, .npz, .csv, .parquet, or a folder of images."
     ),
 ]
+OutFile = Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto for an accelerator if there is one.")]
 Seed = Annotated[int, typer.Option(help="The seed of everything that is drawn.")]
 
