@@ -14,6 +14,7 @@ __all__ = [
     "NonFiniteError",
     "RunError",
     "ShapeError",
+    "TrainingWarning",
     "explain",
 ]
 
@@ -44,6 +45,10 @@ class RunError(LowerboundError, RuntimeError):
 
 class NonFiniteError(LowerboundError, ArithmeticError):
     """Training met a value that is not finite; the message says where."""
+
+
+class TrainingWarning(UserWarning):
+    """Training goes on, and its user should know something about it."""
 
 
 def explain(what: str, *, expected: object, got: object, cure: str) -> str:

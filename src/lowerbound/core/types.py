@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -62,7 +62,8 @@ class Player:
         name: What the objective calls it, such as ``"model"`` or ``"critic"``.
         parameters: The parameters that this player moves, and nobody else.
         steps: Its updates per batch.
-        settings: Optimizer arguments of its own, such as ``{"lr": 1e-3}``; they override the run's.
+        settings: Optimizer arguments of its own, such as ``{"lr": 1e-3}``, and a ``"schedule"``; they override the
+            run's.
     """
 
     name: str
@@ -107,6 +108,10 @@ class Objective(Protocol):
 
     def validate(self, x: Tensor) -> None:
         """Raise an error that names the cure if the model cannot take the batch `x`."""
+        ...
+
+    def remarks(self, terms: Mapping[str, float]) -> list[str]:
+        """Return sentences that the user should read about an epoch's mean terms; usually none."""
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, Independent, Normal
 from lowerbound.core.checks import event_shape as check_event_shape
 from lowerbound.core.checks import positive_int
 from lowerbound.core.errors import ArgumentError, ShapeError, explain
+from lowerbound.distributions import Implicit
 from lowerbound.net import BayesianNet, Trace
 from lowerbound.nn import Likelihood
 
@@ -50,7 +51,8 @@ class EncoderProgram(BayesianNet):
     r"""The posterior :math:`q(z|x)` of an encoder-decoder model: an encoder whose output is a distribution.
 
     Args:
-        encoder: A module from rows ``[B, *event_shape]`` to a distribution with event shape ``[latent_dim]``.
+        encoder: A module from rows ``[B, *event_shape]`` to a distribution with event shape ``[latent_dim]``; an
+            `Implicit` one makes the node implicit.
         event_shape: The shape of one row.
     """
 
@@ -65,7 +67,11 @@ class EncoderProgram(BayesianNet):
 
     def forward(self, bn: Trace, x: Tensor) -> None:
         """Draw the node ``z`` for rows `x`, shape ``[B, *event_shape]``."""
-        bn.sample("z", self.encode(x))
+        q = self.encode(x)
+        if isinstance(q, Implicit):
+            bn.implicit("z", q.rsample(bn.particles), moments=q.moments)
+        else:
+            bn.sample("z", q)
 
     def encode(self, x: Tensor) -> Distribution:
         """Return q(z | x) for rows ``[B, *event_shape]``; the encoder sees them centred and in units of the spread.

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-from torch.distributions import Distribution
-
 from lowerbound.core.checks import event_shape as check_event_shape
 from lowerbound.core.checks import positive_int
-from lowerbound.core.errors import ShapeError, explain
 from lowerbound.models.base import EncoderDecoder
-from lowerbound.nn import GaussianHead, fold_particles, initialize, make_activation, make_likelihood
+from lowerbound.models.networks import ConvDecoder, ConvFeatures, Encoder, check_image
+from lowerbound.nn import GaussianHead, make_likelihood
 
 __all__ = ["ConvVAE"]
 
@@ -63,16 +58,14 @@ class ConvVAE(EncoderDecoder):
     ) -> None:
         shape, options = check_event_shape(event_shape), dict(likelihood_options or {})
         positive_int("latent_dim", latent_dim)
-        if len(shape) not in (2, 3):
-            cure = "Take the model VAE for rows that are no images."
-            expected = "(height, width) or (channels, height, width)"
-            raise ShapeError(explain("event_shape", expected=expected, got=shape, cure=cure))
-        positive_int("width", width)
+        check_image(shape)
+        body = ConvFeatures(shape, width, features, activation, init)
+        head = GaussianHead(features, latent_dim, covariance=posterior, init=init)
         super().__init__(
             event_shape=shape,
             latent_dim=latent_dim,
-            encoder=_Encoder(shape, latent_dim, width, features, activation, posterior, init),
-            decoder=_Decoder(shape, latent_dim, width, activation, init),
+            encoder=Encoder(body, head),
+            decoder=ConvDecoder(shape, latent_dim, width, activation, init),
             likelihood=make_likelihood(likelihood, shape, **options),
         )
         self._arguments = {
@@ -90,87 +83,3 @@ class ConvVAE(EncoderDecoder):
     def describe(self) -> dict[str, Any]:
         """Return the class and the arguments that rebuild the model, as plain values."""
         return {"class": "ConvVAE", "arguments": self._arguments}
-
-
-def _grid(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Return channels, height and width of an image shape."""
-    height, width = shape[-2:]
-    return (shape[0] if len(shape) == 3 else 1), height, width
-
-
-def _channels_last(module: nn.Module) -> nn.Module:
-    """Lay the weights out as the processor's convolutions are fastest."""
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
-
-
-class _Encoder(nn.Module):
-    """From images ``[*, *event_shape]`` to a Gaussian over ``[latent_dim]``."""
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        latent_dim: int,
-        width: int,
-        features: int,
-        activation: str,
-        posterior: Any,
-        init: str,
-    ) -> None:
-        super().__init__()
-        self.shape = _grid(shape)
-        self.event_dims = len(shape)
-        channels, height, image_width = self.shape
-        flat = 2 * width * ((height + 1) // 2) * ((image_width + 1) // 2)
-        body = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1),
-            make_activation(activation),
-            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
-            make_activation(activation),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
-            make_activation(activation),
-            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
-            make_activation(activation),
-        )
-        dense = nn.Sequential(nn.Linear(flat, positive_int("features", features)), make_activation(activation))
-        self.body = _channels_last(initialize(body, init))
-        self.dense = initialize(dense, init)
-        self.head = GaussianHead(features, latent_dim, covariance=posterior, init=init)
-
-    def forward(self, x: Tensor) -> Distribution:
-        lead = x.shape[: x.dim() - self.event_dims]
-        h = fold_particles(self._features, x.reshape(*lead, *self.shape), event_dims=3)
-        distribution: Distribution = self.head(h)
-        return distribution
-
-    def _features(self, x: Tensor) -> Tensor:
-        # Channels lie last in memory, where convolutions are fastest; flattened in that order nothing is copied.
-        image = self.body(x.contiguous(memory_format=torch.channels_last))
-        features: Tensor = self.dense(image.permute(0, 2, 3, 1).flatten(1))
-        return features
-
-
-class _Decoder(nn.Module):
-    """From latents ``[*, latent_dim]`` to images ``[*, *event_shape]``."""
-
-    def __init__(self, shape: tuple[int, ...], latent_dim: int, width: int, activation: str, init: str) -> None:
-        super().__init__()
-        self.event_shape, self.shape = shape, _grid(shape)
-        channels, height, image_width = self.shape
-        self.coarse = ((height + 1) // 2, (image_width + 1) // 2, 2 * width)
-        self.dense = nn.Sequential(nn.Linear(latent_dim, math.prod(self.coarse)), make_activation(activation))
-        self.body = nn.Sequential(
-            nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1),
-            make_activation(activation),
-            nn.Conv2d(width, channels, 3, padding=1),
-        )
-        initialize(self.dense, init)
-        _channels_last(initialize(self.body, init))
-
-    def forward(self, z: Tensor) -> Tensor:
-        return fold_particles(self._image, z, event_dims=1)
-
-    def _image(self, z: Tensor) -> Tensor:
-        coarse = self.dense(z).unflatten(-1, self.coarse).permute(0, 3, 1, 2)
-        _, height, width = self.shape
-        image: Tensor = self.body(coarse)[..., :height, :width]  # odd sizes: the last row or column is cut
-        return image.reshape(-1, *self.event_shape)

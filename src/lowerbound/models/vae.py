@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
-
-from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from lowerbound.core.checks import event_shape as check_event_shape
 from lowerbound.core.checks import positive_int
 from lowerbound.models.base import EncoderDecoder
-from lowerbound.nn import MLP, GaussianHead, make_likelihood
+from lowerbound.models.networks import DenseDecoder, DenseFeatures, Encoder
+from lowerbound.nn import GaussianHead, make_likelihood
 
 __all__ = ["VAE"]
 
@@ -58,11 +55,13 @@ class VAE(EncoderDecoder):
     ) -> None:
         shape, options = check_event_shape(event_shape), dict(likelihood_options or {})
         positive_int("latent_dim", latent_dim)
+        features = DenseFeatures(shape, hidden, activation, init)
+        head = GaussianHead(features.out_features, latent_dim, covariance=posterior, init=init)
         super().__init__(
             event_shape=shape,
             latent_dim=latent_dim,
-            encoder=_Encoder(shape, latent_dim, hidden, activation, posterior, init),
-            decoder=_Decoder(shape, latent_dim, hidden, activation, init),
+            encoder=Encoder(features, head),
+            decoder=DenseDecoder(shape, latent_dim, hidden, activation, init),
             likelihood=make_likelihood(likelihood, shape, **options),
         )
         self._arguments = {
@@ -79,34 +78,3 @@ class VAE(EncoderDecoder):
     def describe(self) -> dict[str, Any]:
         """Return the class and the arguments that rebuild the model, as plain values."""
         return {"class": "VAE", "arguments": self._arguments}
-
-
-class _Encoder(nn.Module):
-    """From rows ``[*, *event_shape]`` to a Gaussian over ``[latent_dim]``."""
-
-    def __init__(
-        self, shape: tuple[int, ...], latent_dim: int, hidden: Sequence[int], activation: str, posterior: Any, init: str
-    ) -> None:
-        super().__init__()
-        self.event_dims = len(shape)
-        self.body = MLP(math.prod(shape), hidden, None, activate=activation, init=init)
-        self.head = GaussianHead(self.body.out_features, latent_dim, covariance=posterior, init=init)
-
-    def forward(self, x: Tensor) -> Distribution:
-        distribution: Distribution = self.head(self.body(x.flatten(x.dim() - self.event_dims)))
-        return distribution
-
-
-class _Decoder(nn.Module):
-    """From latents ``[*, latent_dim]`` to ``[*, *event_shape]``."""
-
-    def __init__(
-        self, shape: tuple[int, ...], latent_dim: int, hidden: Sequence[int], activation: str, init: str
-    ) -> None:
-        super().__init__()
-        self.event_shape = shape
-        self.body = MLP(latent_dim, list(reversed(hidden)), math.prod(shape), activate=activation, init=init)
-
-    def forward(self, z: Tensor) -> Tensor:
-        output: Tensor = self.body(z).unflatten(-1, self.event_shape)
-        return output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch.func import functional_call
 
 from lowerbound.core.checks import positive_int, suggestion
 from lowerbound.core.errors import ArgumentError, NodeError, explain
-from lowerbound.net.trace import Trace
+from lowerbound.net.trace import Reached, Trace
 
 __all__ = ["BayesianNet", "Program"]
 
@@ -81,7 +82,7 @@ class Program:
             values: Values of nodes that are not to be drawn.
             detach_parameters: Whether the net's parameters and inputs count as constants; gradients still flow through
                 values.
-            options: `particles`, `batch`, `pathwise`, `complete`, `validate`.
+            options: `particles`, `batch`, `pathwise`, `complete`, `validate`, `until`.
 
         Returns:
             The trace of the run.
@@ -92,11 +93,12 @@ class Program:
         if options.get("particles") is not None:
             positive_int("particles", options["particles"])
         trace = Trace(values, **options)
-        if detach_parameters:
-            inputs = (value.detach() if isinstance(value, Tensor) else value for value in self.inputs)
-            functional_call(self.net, _constants(self.net), (trace, *inputs), tie_weights=False)
-        else:
-            self.net(trace, *self.inputs)
+        with contextlib.suppress(Reached):
+            if detach_parameters:
+                inputs = (value.detach() if isinstance(value, Tensor) else value for value in self.inputs)
+                functional_call(self.net, _constants(self.net), (trace, *inputs), tie_weights=False)
+            else:
+                self.net(trace, *self.inputs)
         for name in trace.unused_values():
             kind = type(self.net).__name__
             raise NodeError(f"{kind} has no random node {name!r} to observe. {suggestion(name, trace.random_names())}")

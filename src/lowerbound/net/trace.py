@@ -9,7 +9,7 @@ Anything else is an error at that node, because broadcasting would turn it into 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,14 @@ from torch.distributions import Distribution, Independent, constraints
 from lowerbound.core.checks import suggestion
 from lowerbound.core.errors import NodeError, explain
 
-__all__ = ["Node", "Trace"]
+__all__ = ["Moments", "Node", "Reached", "Trace"]
+
+Moments = Callable[[], tuple[Tensor, Tensor]]
+"""A function that returns the mean and the variance of a draw without a density."""
+
+
+class Reached(Exception):  # noqa: N818 (no error: it ends a run that has drawn all that was asked for)
+    """Raised inside a program when the last node that its run waits for is there."""
 
 
 class Node:
@@ -32,9 +39,10 @@ class Node:
         kind: ``"stochastic"``, ``"implicit"`` (a draw without a density) or ``"deterministic"``.
         observed: Whether the value was given rather than drawn.
         pathwise: Whether gradients flow through the draw into the distribution's parameters.
+        moments: For an implicit node, a function that returns the draw's mean and variance, if the program knows them.
     """
 
-    __slots__ = ("_log_prob", "_version", "distribution", "kind", "name", "observed", "pathwise", "value")
+    __slots__ = ("_log_prob", "_version", "distribution", "kind", "moments", "name", "observed", "pathwise", "value")
 
     def __init__(
         self,
@@ -46,9 +54,11 @@ class Node:
         observed: bool = False,
         pathwise: bool = False,
         log_prob: Tensor | None = None,
+        moments: Moments | None = None,
     ) -> None:
         self.name, self.value, self.kind = name, value, kind
         self.distribution, self.observed, self.pathwise = distribution, observed, pathwise
+        self.moments = moments
         self._log_prob = log_prob
         self._version = None if torch.compiler.is_compiling() or value.is_inference() else value._version
 
@@ -91,6 +101,7 @@ class Trace(Mapping[str, Tensor]):
             use `rsample` where there is one.
         complete: Whether every stochastic node must be given in `values`.
         validate: Whether to check every distribution's parameters and every given value against its support.
+        until: Names of nodes; the program is left as soon as all of them are there. None to run it to its end.
     """
 
     def __init__(
@@ -102,12 +113,14 @@ class Trace(Mapping[str, Tensor]):
         pathwise: bool | None = None,
         complete: bool = False,
         validate: bool = False,
+        until: Collection[str] | None = None,
     ) -> None:
         self._values = dict(values or {})
         self._nodes: dict[str, Node] = {}
         self._particles: tuple[int, ...] = () if particles is None else (particles,)
         self._batch = batch
         self._pathwise, self._complete, self._validate = pathwise, complete, validate
+        self._awaited = None if until is None else set(until)
 
     # What a program calls
 
@@ -142,7 +155,7 @@ class Trace(Mapping[str, Tensor]):
             _check_parameters(name, distribution)
         if given is not None:
             self._check_value(name, event, given)
-            self._nodes[name] = Node(name, given, kind="stochastic", distribution=event, observed=True)
+            self._record(Node(name, given, kind="stochastic", distribution=event, observed=True))
             return given
         if self._complete:
             cure = f"Add a node {name!r} to the posterior, or observe it; given are {', '.join(self._values)}."
@@ -157,16 +170,18 @@ class Trace(Mapping[str, Tensor]):
         if name in self._values:
             cure = "Observe a stochastic node; deterministic ones follow from them."
             raise NodeError(explain(f"node {name!r}", expected="no observation", got="an observed value", cure=cure))
-        self._nodes[name] = Node(name, value, kind="deterministic")
+        self._record(Node(name, value, kind="deterministic"))
         return value
 
-    def implicit(self, name: str, value: Tensor, event_dims: int = 1) -> Tensor:
+    def implicit(self, name: str, value: Tensor, event_dims: int = 1, *, moments: Moments | None = None) -> Tensor:
         """Name a draw that has no density, such as the output of a sampler network.
 
         Args:
             name: The name of the node.
             value: The draw, shape ``lead + event_shape``; ``bn.particles`` tells how many are asked for.
             event_dims: How many of the last axes are the event's.
+            moments: A function that returns the mean and the variance of the draw, each of shape ``batch + event``,
+                if the program knows them better than repeated draws would tell; it is called where they are needed.
 
         Returns:
             The observed value if there is one, else `value`.
@@ -185,7 +200,8 @@ class Trace(Mapping[str, Tensor]):
             cure = "Draw one value for each particle and row; check event_dims."
             expected, got = f"leading shape {self.lead} and {event_dims} event axes", tuple(node_value.shape)
             raise NodeError(explain(f"node {name!r}", expected=expected, got=got, cure=cure))
-        self._nodes[name] = Node(name, node_value, kind="implicit", observed=given is not None, pathwise=given is None)
+        drawn = given is None
+        self._record(Node(name, node_value, kind="implicit", observed=not drawn, pathwise=drawn, moments=moments))
         return node_value
 
     # What a reader calls
@@ -280,8 +296,19 @@ class Trace(Mapping[str, Tensor]):
     # How it is done
 
     def unused_values(self) -> list[str]:
-        """Return the names of given values that no node of the program took."""
-        return [name for name in self._values if name not in self._nodes]
+        """Return the names of given values, and of nodes that were waited for, that the program did not have."""
+        missing = [name for name in self._values if name not in self._nodes]
+        if self._awaited is None:
+            return missing
+        return list(self._awaited) and [*missing, *(name for name in self._awaited if name not in missing)]
+
+    def _record(self, node: Node) -> None:
+        """Keep a node; leave the program if it was the last one that the run waits for."""
+        self._nodes[node.name] = node
+        if self._awaited is not None:
+            self._awaited.discard(node.name)
+            if not self._awaited:
+                raise Reached
 
     def _claim(self, name: str) -> None:
         if name in self._nodes:
@@ -347,8 +374,8 @@ class Trace(Mapping[str, Tensor]):
         else:
             value = event.rsample(extra) if pathwise else event.sample(extra)
         drawn: Tensor = value
-        self._nodes[name] = Node(
-            name, drawn, kind="stochastic", distribution=event, pathwise=bool(pathwise), log_prob=log_prob
+        self._record(
+            Node(name, drawn, kind="stochastic", distribution=event, pathwise=bool(pathwise), log_prob=log_prob)
         )
         return drawn
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 from torch import nn
 
@@ -12,11 +13,13 @@ __all__ = ["SCHEMES", "initialize"]
 
 SCHEMES = ("glorot", "he", "lecun", "torch")
 
+M = TypeVar("M", bound=nn.Module)
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def initialize(module: nn.Module, scheme: str = "glorot") -> nn.Module:
+def initialize(module: M, scheme: str = "glorot") -> M:
     """Draw the weights of every linear and convolutional layer in a module; biases become zero.
 
     | scheme | weights | source |

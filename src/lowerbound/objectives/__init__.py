@@ -1,13 +1,17 @@
 """Bounds on log p(x) and the estimators of their gradients; one bound a file."""
 
+from lowerbound.objectives.avb import AVB, AdversarialEstimate, avb
 from lowerbound.objectives.elbo import ELBO, EvidenceLowerBound, elbo
 from lowerbound.objectives.iwae import IWAE, ImportanceWeightedBound, is_loglikelihood, iw_objective
 
 __all__ = [
+    "AVB",
     "ELBO",
     "IWAE",
+    "AdversarialEstimate",
     "EvidenceLowerBound",
     "ImportanceWeightedBound",
+    "avb",
     "elbo",
     "is_loglikelihood",
     "iw_objective",

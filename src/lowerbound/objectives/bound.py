@@ -138,6 +138,10 @@ class BoundObjective(nn.Module):
         with torch.no_grad():
             self.bound(x, validate=True).value  # noqa: B018 (the property draws, and drawing checks)
 
+    def remarks(self, terms: Mapping[str, float]) -> list[str]:
+        """Return sentences that the user should read about an epoch's mean terms; there are none for a bound."""
+        return []
+
     def describe(self) -> dict[str, Any]:
         """Return the class, its arguments and the model, as plain values."""
         return {

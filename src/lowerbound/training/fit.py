@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.core.device import find_device
-from lowerbound.core.errors import ArgumentError, NonFiniteError, explain
+from lowerbound.core.errors import ArgumentError, NonFiniteError, TrainingWarning, explain
 from lowerbound.core.numerics import flushed_denormals
 from lowerbound.core.random import seeded
 from lowerbound.core.types import Data, Objective
@@ -26,6 +27,9 @@ from lowerbound.training.state import State, train_step
 from lowerbound.training.watch import Watch
 
 __all__ = ["fit"]
+
+_STUCK = 3  # epochs in a row with remarks before they are said
+_STARTING = 200  # steps on which no remark is said
 
 
 def fit(
@@ -50,7 +54,8 @@ def fit(
     Args:
         objective: What is maximised, such as ``lb.objectives.ELBO(model)``.
         train: The rows to train on.
-        validation: Rows on which the objective is computed after every epoch; they choose the weights that are kept.
+        validation: Rows on which the objective is computed after every epoch; they choose the weights that are kept,
+            unless the objective is no certified bound: then the last are.
         out: The run folder; None to write nothing.
         resume: Whether to go on with the run in `out`, if there is one.
         device: Where to train, such as ``"cpu"`` or ``"cuda"``; ``"auto"`` takes an accelerator if there is one.
@@ -85,6 +90,10 @@ def fit(
     if chosen.patience is not None and validation is None:
         cure = "Pass validation rows, or leave patience out."
         raise ArgumentError(explain("patience", expected="validation rows to judge by", got="none", cure=cure))
+    if chosen.patience is not None and not objective.certified:
+        cure = "Leave patience out, and compare runs by their scores."
+        got = f"{type(objective).__name__}, whose estimate is no bound"
+        raise ArgumentError(explain("patience", expected="an objective that is a bound", got=got, cure=cure))
     with seeded(chosen.seed, "validate"):
         objective.validate(next(iter(data.evaluation_batches(batch_size))).to(device))
 
@@ -129,6 +138,8 @@ def fit(
                 record = _close_epoch(state, validation, batch_size, seconds, (batches - start) * batch_size / seconds)
                 for watcher in watchers:
                     watcher.epoch(record)
+                for remark in _to_say(state.history):
+                    warnings.warn(f"epoch {record['epoch']}: {remark}", TrainingWarning, stacklevel=2)
                 if checkpoint and (checkpoint.due() or state.epoch == chosen.epochs or _should_stop(state)):
                     checkpoint.save(state)
         finally:
@@ -153,15 +164,27 @@ def _close_epoch(
         "kl_weight": state.settings.kl_weight(state.step - 1),
         "rows_per_second": round(rows_per_second, 1),
     }
+    if remarks := state.objective.remarks(record["train"]):
+        record["remarks"] = remarks
     if validation is not None:
         record["validation"] = _validate(state, validation, batch_size)
         bound = next(iter(record["validation"].values()))
-        if not state.best or bound > state.best["bound"]:
+        if state.objective.certified and (not state.best or bound > state.best["bound"]):
             weights = {name: value.detach().clone() for name, value in state.objective.model.state_dict().items()}
             state.best = {"bound": bound, "epoch": state.epoch + 1, "weights": weights}
     state.history.append(record)
     state.epoch, state.batch, state.sums = state.epoch + 1, 0, {}
     return record
+
+
+def _to_say(history: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the remarks on the last epoch if it is the third in a row to have any: once each time, and no passing."""
+    in_a_row = 0
+    for record in reversed(history):
+        if "remarks" not in record or record["step"] <= _STARTING:
+            break
+        in_a_row += 1
+    return list(history[-1]["remarks"]) if in_a_row == _STUCK else []
 
 
 @torch.no_grad()
@@ -173,8 +196,9 @@ def _validate(state: State, validation: Data, batch_size: int) -> dict[str, floa
     with seeded(state.settings.seed, "validation"):
         for x in validation.evaluation_batches(batch_size):
             x = x.to(state.objective.kl_weight.device)
-            for name, term in state.objective(x).terms.items():
-                totals[name] = totals.get(name, 0.0) + term.double() * len(x)
+            for player in state.players:
+                for name, term in state.objective(x, player.name).terms.items():
+                    totals[name] = totals.get(name, 0.0) + term.double() * len(x)
     module.train()
     means = {name: float(total) / len(validation) for name, total in totals.items()}
     bad = [name for name, mean in means.items() if not math.isfinite(mean)]

@@ -122,10 +122,15 @@ class Settings:
         Raises:
             ArgumentError: if the optimizer does not take one of its options, or not with that value.
         """
+        own = {name: value for name, value in player.settings.items() if name != "schedule"}
         if not isinstance(self.optimizer, str):
+            if own:
+                cure = "Name the optimizer, or leave them out and let the function choose by the parameters it gets."
+                expected = f"an optimizer by name, for {player.name} has settings of its own ({', '.join(own)})"
+                raise ArgumentError(explain("optimizer", expected=expected, got="a function", cure=cure))
             return self.optimizer(player.parameters)
         kind = _optimizers()[self.optimizer.lower()]
-        options = {"lr": self.lr, **(self.optimizer_options or {}), **player.settings}
+        options = {"lr": self.lr, **(self.optimizer_options or {}), **own}
         known = inspect.signature(kind).parameters
         unknown = [name for name in options if name not in known]
         if unknown:
@@ -144,10 +149,11 @@ class Settings:
             raise ArgumentError(explain("optimizer_options", expected=expected, got=error, cure=cure)) from error
         return optimizer
 
-    def make_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler:
-        """Return the learning-rate schedule of an optimizer over `steps` steps."""
-        factory = SCHEDULES[self.schedule] if isinstance(self.schedule, str) else self.schedule
-        return factory(optimizer, steps)
+    def make_schedule(self, player: Player, optimizer: Optimizer, steps: int) -> LRScheduler:
+        """Return the learning-rate schedule of a player's optimizer over `steps` steps of the run."""
+        schedule = player.settings.get("schedule", self.schedule)
+        factory = SCHEDULES[choice("schedule", schedule, SCHEDULES)] if isinstance(schedule, str) else schedule
+        return factory(optimizer, steps * player.steps)
 
     def describe(self) -> dict[str, Any]:
         """Return the settings as plain values; functions are named."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowerbound.core.random import reseed
-from lowerbound.core.types import Objective, Outcome
+from lowerbound.core.types import Objective, Outcome, Player
 from lowerbound.training.settings import Settings
 
-__all__ = ["State", "play", "train_step"]
+__all__ = ["State", "moves", "train_step"]
 
 
 class State:
@@ -34,8 +34,7 @@ class State:
         self.players = list(objective.players())
         self.optimizers = {player.name: settings.make_optimizer(player) for player in self.players}
         self.schedules = {
-            player.name: settings.make_schedule(self.optimizers[player.name], steps * player.steps)
-            for player in self.players
+            player.name: settings.make_schedule(player, self.optimizers[player.name], steps) for player in self.players
         }
         self.epoch = self.batch = self.step = 0
         self.sums: dict[str, Tensor] = {}
@@ -84,31 +83,36 @@ class State:
         return float(self.optimizers[self.players[0].name].param_groups[0]["lr"])
 
 
-def play(state: State, x: Tensor, player: str, forward: Callable[..., Outcome]) -> Outcome:
-    """Return the outcome of a batch for a player at the present step: networks in the run's precision, own noise."""
-    settings = state.settings
-    state.objective.kl_weight.fill_(settings.kl_weight(state.step))
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-        return forward(x, player)
-
-
 def train_step(state: State, x: Tensor, forward: Callable[..., Outcome]) -> None:
-    """Let every player move once on a batch; nothing is read back from the device.
+    """Let every player move on a batch; nothing is read back from the device.
 
     Args:
         state: The state; it moves on by one step.
         x: The batch, shape ``[B, *event_shape]``.
         forward: The objective, compiled or not.
     """
-    reseed(state.settings.seed, "noise", state.step)
+    for _ in moves(state, x, forward):
+        pass
+
+
+def moves(state: State, x: Tensor, forward: Callable[..., Outcome]) -> Iterator[tuple[Player, Outcome]]:
+    """Go through a step move by move: each is yielded when its gradients are there and its parameters not yet moved.
+
+    All draw from one stream of noise, one after the other, so every move has noise of its own.
+    """
+    settings = state.settings
+    reseed(settings.seed, "noise", state.step)
+    state.objective.kl_weight.fill_(settings.kl_weight(state.step))
     for player in state.players:
         optimizer = state.optimizers[player.name]
         for _ in range(player.steps):
-            outcome = play(state, x, player.name, forward)
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+                outcome = forward(x, player.name)
             optimizer.zero_grad(set_to_none=True)
             outcome.cost.backward(inputs=player.parameters)
-            if state.settings.clip is not None:
-                nn.utils.clip_grad_norm_(player.parameters, state.settings.clip)
+            yield player, outcome
+            if settings.clip is not None:
+                nn.utils.clip_grad_norm_(player.parameters, settings.clip)
             optimizer.step()
             state.schedules[player.name].step()
         for name, term in outcome.terms.items():

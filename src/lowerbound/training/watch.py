@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from lowerbound.core.errors import NonFiniteError
 from lowerbound.core.files import write_tree
-from lowerbound.core.random import reseed
-from lowerbound.training.state import State, play, train_step
+from lowerbound.core.types import Outcome, Player
+from lowerbound.training.state import State, moves
 
 __all__ = ["EVERY", "Watch"]
 
@@ -59,12 +59,7 @@ class Watch:
         x = torch.empty(0)
         for x in self._since():
             before = state.snapshot()
-            found = _examine(state, x)
-            if not found:
-                train_step(state, x, state.objective)
-                name = _bad_weight(state)
-                found = f"the update of {name!r} is not finite, though its gradient is" if name else ""
-            if found:
+            if found := _repeat(state, x):
                 state.unpack(before)
                 self._report(x, found)
             if state.step == last:
@@ -92,31 +87,34 @@ class Watch:
         raise NonFiniteError(f"step {state.step}: {found}. {cure}{kept}")
 
 
-def _examine(state: State, x: Tensor) -> str:
-    """Return what is not finite in the next step on a batch, or an empty string."""
+def _repeat(state: State, x: Tensor) -> str:
+    """Repeat the next step on a batch and return what is not finite in it, if anything is; it may be left midway."""
     if not bool(x.isfinite().all()):
         return f"the batch holds {int((~x.isfinite()).sum())} values that are not finite"
-    for player in state.players:
-        layers: list[str] = []
-        hooks = [_listen(name, module, layers) for name, module in _layers(state.objective)]
-        reseed(state.settings.seed, "noise", state.step)
-        outcome = play(state, x, player.name, state.objective)
+    layers: list[str] = []
+    hooks = [_listen(name, module, layers) for name, module in _layers(state.objective)]
+    try:
+        for player, outcome in moves(state, x, state.objective):
+            if found := _examine(state, player, outcome, layers):
+                return found
+    finally:
         for hook in hooks:
             hook.remove()
-        terms = [name for name, term in outcome.terms.items() if not bool(term.isfinite())]
-        where = f", first in layer {layers[0]!r}" if layers else ", in no layer: the densities overflow"
-        if terms or not bool(outcome.cost.isfinite()):
-            parts = [name for name in terms if name in ("reconstruction", "kl")] or terms or ["cost"]
-            return f"{' and '.join(map(repr, parts))} {'are' if len(parts) > 1 else 'is'} not finite{where}"
-        named = [(n, p) for n, p in _parameters(state.objective) if any(p is q for q in player.parameters)]
-        grads = torch.autograd.grad(outcome.cost, [p for _, p in named], allow_unused=True)
-        bad = [
-            name
-            for (name, _), grad in zip(named, grads, strict=True)
-            if grad is not None and not bool(grad.isfinite().all())
-        ]
-        if bad:
-            return f"the gradient of {bad[0]!r} is not finite, though the bound is"
+    name = _bad_weight(state)
+    return f"the update of {name!r} is not finite, though its gradient is" if name else ""
+
+
+def _examine(state: State, player: Player, outcome: Outcome, layers: list[str]) -> str:
+    """Return what is not finite in a move, or an empty string."""
+    terms = [name for name, term in outcome.terms.items() if not bool(term.isfinite())]
+    where = f", first in layer {layers[0]!r}" if layers else ", in no layer: the densities overflow"
+    if terms or not bool(outcome.cost.isfinite()):
+        parts = [name for name in terms if name in ("reconstruction", "kl")] or terms or ["cost"]
+        return f"{' and '.join(map(repr, parts))} {'are' if len(parts) > 1 else 'is'} not finite{where}"
+    moved = {id(parameter) for parameter in player.parameters}
+    for name, parameter in _parameters(state.objective):
+        if id(parameter) in moved and parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
+            return f"the gradient of {name!r} is not finite, though the bound is"
     return ""
 
 

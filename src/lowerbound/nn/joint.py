@@ -1,0 +1,60 @@
+"""A multilayer perceptron of several inputs, each with leading axes of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from lowerbound.core.checks import positive_int
+from lowerbound.nn.initialize import initialize
+from lowerbound.nn.mlp import MLP, make_activation
+
+__all__ = ["JointMLP"]
+
+
+class JointMLP(nn.Module):
+    r"""An MLP of the concatenation of its inputs, whose leading axes are broadcast against each other.
+
+    The first layer is computed input by input, :math:`\sum_i W_i x_i + b`, so that rows ``[B, n]`` that go with K draws
+    ``[K, B, m]`` are multiplied once and not K times.
+
+    Args:
+        in_features: The size of each input.
+        hidden: The sizes of the hidden layers, at least one.
+        out_features: The size of the output.
+        activate: The name of the activation.
+        init: How the weights start, as in `initialize`.
+
+    Example:
+        >>> net = JointMLP([4, 2], [16], 1)
+        >>> net(torch.zeros(5, 4), torch.zeros(3, 5, 2)).shape
+        torch.Size([3, 5, 1])
+    """
+
+    def __init__(
+        self,
+        in_features: Sequence[int],
+        hidden: Sequence[int],
+        out_features: int,
+        *,
+        activate: str = "relu",
+        init: str = "glorot",
+    ) -> None:
+        super().__init__()
+        self.sizes = [positive_int("in_features", size) for size in in_features]
+        width, *others = hidden
+        self.first = initialize(nn.Linear(sum(self.sizes), positive_int("hidden", width)), init)
+        self.rest = nn.Sequential(
+            make_activation(activate), *MLP(width, others, out_features, activate=activate, init=init)
+        )
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the output, shape ``[*, out_features]``, for inputs ``[*, in_features[i]]``."""
+        weights = self.first.weight.split(self.sizes, 1)
+        h = linear(inputs[-1], weights[-1], self.first.bias)
+        for x, weight in zip(inputs[:-1], weights[:-1], strict=True):
+            h = h + linear(x, weight)
+        output: Tensor = self.rest(h)
+        return output
