@@ -158,7 +158,7 @@ def test_bound_of_a_trained_run_by_ten_lines_of_plain_torch(tmp_path) -> None:
 
     values = []
     for _ in range(20):
-        h = linear("posterior.encoder.body.0", x - w["posterior.center"].flatten()).relu()
+        h = linear("posterior.encoder.features.body.0", x - w["posterior.center"].flatten()).relu()
         mean, log_variance = linear("posterior.encoder.head.loc", h), linear("posterior.encoder.head.log_variance", h)
         z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         logits = linear("generator.decoder.body.2", linear("generator.decoder.body.0", z).relu())

@@ -258,7 +258,7 @@ def test_one_cycle_turns_no_momentum_on(optimizer: str, momentum: float | None) 
     settings = Settings(optimizer=optimizer, schedule="onecycle", optimizer_options=options)
     player = tiny.objective().players()[0]
     made = settings.make_optimizer(player)
-    settings.make_schedule(made, 10)
+    settings.make_schedule(player, made, 10)
     found = made.param_groups[0].get("momentum")
     assert found == 0.95 if momentum else found == momentum  # torch's cycle of a momentum begins at 0.95
 
