@@ -23,7 +23,7 @@ from lowerbound.training import Callback, Run, TensorBoard, fit
 
 __all__ = ["RECIPES", "Recipe", "train"]
 
-_OBJECTIVES: dict[str, Any] = {"ELBO": objectives.ELBO, "IWAE": objectives.IWAE}
+_OBJECTIVES: dict[str, Any] = {"AVB": objectives.AVB, "ELBO": objectives.ELBO, "IWAE": objectives.IWAE}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,14 @@ class Recipe:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
+_ADVERSARIAL = {
+    "batch_size": 512,
+    "lr": 1e-3,
+    "optimizer": "adam",
+    "optimizer_options": {"betas": [0.5, 0.999]},
+    "schedule": "cosine",
+}
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -105,6 +113,31 @@ RECIPES: dict[str, Recipe] = {
             objective="IWAE",
             objective_options={"particles": 5, "gradient": "dreg"},
             training={"batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
+        ),
+        Recipe(
+            name="avb",
+            summary="Adversarial variational Bayes: the posterior is a sampler, its critic compares it with the prior.",
+            data="four-points",
+            model="ImplicitVAE",
+            latent_dim=2,
+            objective="AVB",
+            objective_options={"critic_steps": 2, "critic_lr": 2e-3},
+            validation=0.0,
+            steps=10_000,
+            training=_ADVERSARIAL,
+        ),
+        Recipe(
+            name="avb-ac",
+            summary="The same with adaptive contrast: its critic compares the posterior with a Gaussian of its moments.",
+            data="four-points",
+            model="ImplicitVAE",
+            latent_dim=2,
+            model_options={"sampler": "basis", "basis": 8, "noise_dim": 8},
+            objective="AVB",
+            objective_options={"critic_steps": 2, "critic_lr": 2e-3, "contrast": "adaptive"},
+            validation=0.0,
+            steps=10_000,
+            training=_ADVERSARIAL,
         ),
     )
 }

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound import data as sources
-from lowerbound import evaluation
+from lowerbound import evaluation, objectives
 from lowerbound.core.checks import choice
 from lowerbound.core.device import find_device
 from lowerbound.core.errors import ArgumentError, DataError, RunError, explain
@@ -93,7 +93,7 @@ def load_data(run: Run, split: str = "test", *, source: str | None = None) -> so
 
 def evaluate_run(
     run: str | os.PathLike[str],
-    measures: Sequence[str] = ("elbo", "iwae-100"),
+    measures: Sequence[str] | None = None,
     *,
     split: str = "test",
     source: str | None = None,
@@ -108,7 +108,8 @@ def evaluate_run(
 
     Args:
         run: The run folder.
-        measures: As for `lowerbound.evaluate`.
+        measures: As for `lowerbound.evaluate`; None for ``elbo`` and ``iwae-100``, or for what an implicit posterior
+            allows: ``avb`` with ``quadrature`` for at most two latent dimensions, else with ``is-1000``.
         split: ``"test"``, ``"validation"`` or ``"train"``.
         source: Other data than the run's own.
         limit: The number of rows; None for all.
@@ -123,7 +124,11 @@ def evaluate_run(
     model: Any = loaded.model
     model.to(find_device(device))
     rows = load_data(loaded, split, source=source)
-    scores = evaluation.evaluate(model, rows, measures, limit=limit, seed=seed, progress=progress)
+    objective = _adversarial(loaded)
+    if measures is None:
+        certified = "quadrature" if getattr(model, "latent_dim", 3) <= 2 else "is-1000"
+        measures = ["elbo", "iwae-100"] if objective is None else ["avb", certified]
+    scores = evaluation.evaluate(model, rows, measures, limit=limit, objective=objective, seed=seed, progress=progress)
     weights = hashlib.sha256((Path(run) / "model.safetensors").read_bytes()).hexdigest()
     scores = replace(scores, data={**scores.data, "weights_sha256": weights})
     with contextlib.suppress(RunError):  # no scores yet, or damaged ones
@@ -193,6 +198,15 @@ def _run_and_rows(run: str | os.PathLike[str], source: str, device: str) -> tupl
     model: Any = loaded.model
     model.to(find_device(device))
     return loaded, load_data(loaded, source=source)
+
+
+def _adversarial(run: Run) -> objectives.AVB | None:
+    """Return the objective of a run that was trained against a critic, None for any other."""
+    described = run.config["objective"]
+    if described.get("class") != "AVB" or not hasattr(run.model, "critic"):
+        return None
+    names = ("contrast", "learns", "moment_draws")
+    return objectives.AVB(run.model, **{name: described[name] for name in names if name in described})
 
 
 def _rebuild(config: Mapping[str, Any], folder: Path) -> nn.Module:

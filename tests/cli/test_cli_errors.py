@@ -165,7 +165,7 @@ MISTAKES: dict[str, tuple[list[object], str]] = {
     ),
     "convolutions on rows": (
         ["train", "conv-vae", "--data", "four-points", "--out", "OUT"],
-        "Take the model VAE for rows that are no images",
+        "Take the model VAE, or network='dense', for rows that are no images",
     ),
     "device": (
         training("--device", "cuda:99"),
@@ -214,7 +214,7 @@ MISTAKES: dict[str, tuple[list[object], str]] = {
     ),
     "measure": (
         ["evaluate", "run", "--measure", "elbow"],
-        "measure: expected one of elbo, elbo-K, iwae-K with a number K, got 'elbow'. Write",
+        "measure: expected one of elbo, elbo-K, iwae-K, is-K, quadrature, avb with a number K, got 'elbow'. Write",
     ),
     "measure without K": (["evaluate", "run", "--measure", "iwae"], "got 'iwae'. Write elbo, elbo-16 or iwae-1000"),
     "limit": (["evaluate", "run", "--limit", 0], "limit: expected a positive integer, got 0"),

@@ -173,7 +173,7 @@ def test_values_that_were_not_finite_leave_a_gap():
 
 def test_objective_that_is_no_bound_says_so_on_its_axis():
     (axes,) = figures.training_curves([{"epoch": 1, "train": {"avb": -3.0}}], certified=False).axes
-    assert axes.get_ylabel() == "AVB objective (nats per row), no bound"
+    assert axes.get_ylabel() == "AVB estimate (nats per row), no bound"
 
 
 def test_manifold_has_the_second_latent_growing_upwards_and_ticks_at_the_prior_quantiles():

@@ -101,7 +101,7 @@ def test_headline_without_scores_names_the_best_validation():
     assert headline(record) == "Validation ELBO -105.25 nats at epoch 2; not evaluated yet"
     assert headline(make_record()) == "Train ELBO -99.00 nats at epoch 1; not evaluated yet"
     uncertified = make_record(certified=False, bound="avb")
-    assert headline(uncertified) == "Train AVB objective (no bound) -99.00 nats at epoch 1; not evaluated yet"
+    assert headline(uncertified) == "Train AVB estimate (no bound) -99.00 nats at epoch 1; not evaluated yet"
 
 
 RISING = [-100.0 + 0.5 * epoch for epoch in range(20)]
@@ -115,7 +115,7 @@ FALLING = [*RISING[:12], *[-94.5 - 0.25 * epoch for epoch in range(1, 19)]]
         (make_record(RISING), None, "warning", "still rising: 1.00 nats over the last 2 epochs"),
         (make_record(FALLING), None, "info", "stopped improving at epoch 12 of 30 and has since lost 4.50 nats"),
         (make_record(kl_weight=0.4), None, "warning", "warm-up had not finished when training ended (weight 0.40)"),
-        (make_record(certified=False, bound="avb"), None, "warning", "AVB, is no certified bound"),
+        (make_record(certified=False, bound="avb"), None, "warning", "AVB estimate, is no certified bound"),
         (make_record(), make_scores(active=3), "warning", "Only 3 of 40 latent units are active: try a KL warm-up"),
         (make_record(), make_scores(active=0), "warning", "posterior collapse"),
         (make_record(), make_scores(iwae=-99.2163), "info", "IWAE-1000 lies 5.00 nats above the ELBO"),

@@ -20,7 +20,7 @@ __all__ = ["data", "encode", "evaluate", "recipes", "reconstruct", "report", "sa
 _DATA = (
     ("digits", "handwritten digits, 8 x 8 pixels, with labels; ships with scikit-learn", "1,438 train, 359 test"),
     ("mnist", "handwritten digits, 28 x 28 pixels, with labels; found or downloaded", "60,000 train, 10,000 test"),
-    ("four-points", "four binary points of four pixels, the example of adversarial variational Bayes", "512"),
+    ("four-points", "four binary points of four pixels, the example of adversarial variational Bayes", "51,200 train, 5,120 test"),
     ("FILE.npy", "an array of rows, memory-mapped", "all but a tenth for testing"),
     ("FILE.npz", "an array `data` and, if there are any, `labels`", "all but a tenth for testing"),
     ("FILE.csv, FILE.parquet", "a table of numbers; a column `label` is kept beside", "all but a tenth for testing"),
@@ -32,7 +32,10 @@ def evaluate(
     run: RunFolder,
     measure: Annotated[
         list[str] | None,
-        typer.Option(help="elbo, elbo-K or iwae-K with a number K; may be repeated.", show_default="elbo, iwae-100"),
+        typer.Option(
+            help="elbo, elbo-K, iwae-K or is-K with a number K, quadrature, avb; may be repeated.",
+            show_default="elbo, iwae-100; for implicit posteriors avb, and quadrature or is-1000",
+        ),
     ] = None,
     data: Annotated[
         str | None, typer.Option(metavar="NAME|PATH", help="Other data than the run's own test rows.")
@@ -46,7 +49,7 @@ def evaluate(
     """Measure a run in nats, with error bars, and write `scores.json` into it."""
     scores = runs.evaluate_run(
         run,
-        measure or ["elbo", "iwae-100"],
+        measure or None,
         split=split,
         source=data,
         limit=limit,

@@ -46,7 +46,7 @@ class Implicit(Distribution):
         event_shape: tuple[int, ...],
         *,
         moments: Callable[[], tuple[Tensor, Tensor]] | None = None,
-        draws: int = 256,
+        draws: int = 100,
     ) -> None:
         super().__init__(torch.Size(batch_shape), torch.Size(event_shape), validate_args=False)
         self._draw, self.moments, self._draws = draw, moments, draws

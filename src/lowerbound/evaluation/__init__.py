@@ -1,8 +1,24 @@
 """Bounds over a data set, in nats with standard errors, and what the latents do."""
 
-from lowerbound.evaluation.evaluate import MEASURES, evaluate
+from lowerbound.evaluation.critic import calibration_error, judge_critic, refit_critic
+from lowerbound.evaluation.evaluate import evaluate
+from lowerbound.evaluation.fitted import fitted_gaussian
 from lowerbound.evaluation.gallery import Gallery, gallery
 from lowerbound.evaluation.latents import latent_summary
+from lowerbound.evaluation.measures import MEASURES
+from lowerbound.evaluation.quadrature import quadrature
 from lowerbound.evaluation.scores import Scores
 
-__all__ = ["MEASURES", "Gallery", "Scores", "evaluate", "gallery", "latent_summary"]
+__all__ = [
+    "MEASURES",
+    "Gallery",
+    "Scores",
+    "calibration_error",
+    "evaluate",
+    "fitted_gaussian",
+    "gallery",
+    "judge_critic",
+    "latent_summary",
+    "quadrature",
+    "refit_critic",
+]

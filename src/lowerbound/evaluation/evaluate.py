@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,21 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lowerbound.core.checks import positive_int
-from lowerbound.core.errors import ArgumentError, NonFiniteError, explain
+from lowerbound.core.errors import NonFiniteError, explain
 from lowerbound.core.numerics import flushed_denormals
 from lowerbound.core.random import seeded
 from lowerbound.core.types import Data, Model
+from lowerbound.distributions import Implicit
 from lowerbound.evaluation.gallery import gallery
 from lowerbound.evaluation.latents import latent_summary, unit_kl
+from lowerbound.evaluation.measures import ROWS_AT_ONCE, RUN, Found, Job, parse
 from lowerbound.evaluation.scores import Scores
-from lowerbound.objectives import elbo, is_loglikelihood
+from lowerbound.objectives import AVB
+from lowerbound.objectives.log_weights import draw
 
-__all__ = ["MEASURES", "evaluate"]
+__all__ = ["evaluate"]
 
-MEASURES = ("elbo", "elbo-K", "iwae-K")
-
-# Draws times rows that are decoded at once. Small enough for the activations to stay in a processor's cache.
-_ROWS_AT_ONCE = 2000
 _SHOWN_LATENTS = 10_000
 
 
@@ -37,6 +36,7 @@ def evaluate(
     measures: str | Sequence[str] = ("elbo", "iwae-100"),
     *,
     limit: int | None = None,
+    objective: AVB | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Scores:
@@ -47,15 +47,20 @@ def evaluate(
     | ``elbo`` | :math:`\mathbb{E}_q[\log p(x,z) - \log q(z|x)]`, one draw a row, with its two terms |
     | ``elbo-K`` | the same, averaged over K draws a row |
     | ``iwae-K`` | :math:`\mathbb{E} \log \frac1K \sum_k w_k`, the importance-weighted bound with K draws a row |
+    | ``is-K`` | the same with draws from a Gaussian fitted to the posterior's: it needs no density of q |
+    | ``quadrature`` | log p(x) itself, on a grid; for one or two latent dimensions |
+    | ``avb`` | the adversarial estimate of the ELBO by a re-fitted critic, beside the training's claim; no bound |
 
-    All are lower bounds of log p(x) in expectation, and all are means over rows of numbers that are computed for each
-    row alone. Standard errors are over rows; they contain the noise of the draws, which are independent between rows.
+    The first four are lower bounds of log p(x) in expectation. All are means over rows of numbers that are computed for
+    each row alone. Standard errors are over rows; they contain the noise of the draws, which are independent between
+    rows.
 
     Args:
         model: The model; it is evaluated on the device on which it lies.
         data: The rows; a dynamically binarised set is drawn once, from its own seed.
         measures: Names as above.
         limit: The number of rows, from the first on; None for all.
+        objective: The adversarial objective that trained the model, for the measure ``avb``.
         seed: The seed of the draws.
         progress: Whether to show a progress bar.
 
@@ -67,7 +72,7 @@ def evaluate(
         NodeError: if the model cannot take the data.
         NonFiniteError: if a row has no finite value.
 
-    Source: Kingma and Welling (2014); Burda, Grosse and Salakhutdinov (2016).
+    Source: Kingma and Welling (2014); Burda, Grosse and Salakhutdinov (2016); Mescheder, Nowozin and Geiger (2017).
 
     Example:
         >>> _, test = lb.data.digits()
@@ -77,78 +82,36 @@ def evaluate(
         (50, (50,))
     """
     names = list(dict.fromkeys([measures] if isinstance(measures, str) else measures))
-    parsed = {name: _parse(name) for name in names}
+    parsed = {name: parse(name) for name in names}
     n = len(data) if limit is None else min(positive_int("limit", limit), len(data))
     module: Any = model
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         with flushed_denormals():
-            measured = {}
+            found = {}
             for name, (kind, particles) in parsed.items():
+
+                def batches(name: str = name, particles: int = particles) -> Iterator[Tensor]:
+                    return _with_bar(_batches(module, data, particles, n), n, name if progress else None)
+
                 with seeded(seed, "evaluate", name):
-                    shown = _with_bar(_batches(module, data, particles, n), n, name if progress else None)
-                    measured[name] = _MEASURES[kind](module, shown, n, particles)
-            rows = {name: terms.pop("value") for name, terms in measured.items()}
-            _check_finite(rows)
+                    found[name] = RUN[kind][1](Job(module, batches, n, particles, objective, seed))
+            _check_finite({name: one.rows["value"] for name, one in found.items()})
             summary, arrays = _look(module, data, n, seed)
     finally:
         for part, training in modes:
             part.training = training
     return Scores(
-        measures={name: _summarise(rows[name], measured[name], parsed[name][1]) for name in names},
+        measures={name: _summarise(one, *parsed[name]) for name, one in found.items()},
         data={**data.describe(), "n_evaluated": n, "evaluation_seed": seed},
         latents=summary,
-        rows=rows,
+        rows={name: one.rows["value"] for name, one in found.items()},
         gallery=arrays,
     )
 
 
-def _parse(name: str) -> tuple[str, int]:
-    """Split a measure's name into its kind and its number of particles."""
-    kind, dash, count = name.partition("-")
-    if kind == "elbo" and not dash:
-        return "elbo", 1
-    if kind in _MEASURES and count.isdecimal() and int(count) > 0:
-        return kind, int(count)
-    cure = "Write elbo, elbo-16 or iwae-1000, for example."
-    raise ArgumentError(
-        explain("measure", expected=f"one of {', '.join(MEASURES)} with a number K", got=repr(name), cure=cure)
-    )
-
-
-Rows = dict[str, NDArray[np.float64]]
-
-
-# Results go into arrays of full length: tensors kept from each batch would pin the heap between large temporaries.
-def _elbo(model: Any, batches: Iterable[Tensor], n: int, particles: int) -> Rows:
-    rows = {name: np.empty(n) for name in ("value", "reconstruction", "kl")}
-    done = 0
-    for x in batches:
-        bound = elbo(
-            model.generator.bind(len(x)), {"x": x}, model.posterior.bind(x), particles=particles, analytic_kl=True
-        )
-        for row, values in zip(rows.values(), bound.terms.values(), strict=True):
-            row[done : done + len(x)] = values.double().cpu()
-        done += len(x)
-    return rows
-
-
-def _iwae(model: Any, batches: Iterable[Tensor], n: int, particles: int) -> Rows:
-    value, done = np.empty(n), 0
-    for x in batches:
-        chunk = max(1, _ROWS_AT_ONCE // len(x))
-        program, posterior = model.generator.bind(len(x)), model.posterior.bind(x)
-        estimate = is_loglikelihood(program, {"x": x}, posterior, particles=particles, chunk=chunk)
-        value[done : done + len(x)] = estimate.cpu()
-        done += len(x)
-    return {"value": value}
-
-
-_MEASURES: dict[str, Callable[[Any, Iterable[Tensor], int, int], Rows]] = {"elbo": _elbo, "iwae": _iwae}
-
-
-def _check_finite(rows: Rows) -> None:
+def _check_finite(rows: dict[str, NDArray[np.float64]]) -> None:
     for name, values in rows.items():
         bad = np.flatnonzero(~np.isfinite(values))
         if len(bad):
@@ -157,29 +120,31 @@ def _check_finite(rows: Rows) -> None:
             raise NonFiniteError(explain(f"measure {name!r}", expected="a finite value a row", got=got, cure=cure))
 
 
-def _summarise(values: NDArray[np.float64], terms: Rows, particles: int) -> dict[str, Any]:
+def _summarise(found: Found, kind: str, particles: int) -> dict[str, Any]:
+    values = found.rows["value"]
     n = len(values)
     return {
         "value": float(values.mean()),
         "stderr": float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
         "n": n,
-        "particles": particles,
-        "kind": "lower bound",
+        **({"particles": particles} if kind not in ("quadrature", "avb") else {}),
+        "kind": RUN[kind][0],
         "unit": "nats",
-        **{name: float(term.mean()) for name, term in terms.items()},
+        **{name: float(row.mean()) for name, row in found.rows.items() if name != "value"},
+        **found.facts,
     }
 
 
 def _batches(model: Any, data: Data, particles: int, limit: int) -> Iterator[Tensor]:
     """Yield the rows on the model's device; the first batch is checked against the model's supports."""
     device = next(model.parameters()).device
-    size = max(10, min(1000, _ROWS_AT_ONCE // particles))
+    size = max(10, min(1000, ROWS_AT_ONCE // particles))
     for number, batch in enumerate(data.evaluation_batches(size, limit=limit)):
         x = batch.to(device)
         if number == 0:
             with torch.random.fork_rng():
-                bound = elbo(model.generator.bind(len(x)), {"x": x}, model.posterior.bind(x), validate=True)
-                bound.value  # noqa: B018 (the property draws, and drawing checks)
+                made = draw(model.generator.bind(len(x)), {"x": x}, model.posterior.bind(x), particles=1, validate=True)
+                made.log_likelihood()
         yield x
 
 
@@ -201,15 +166,23 @@ def _with_bar(batches: Iterator[Tensor], rows: int, name: str | None) -> Iterato
 
 def _look(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any]:
     """Return the summary of the latents and the gallery; latents only for models that encode."""
+    with seeded(seed, "look"):
+        return _seen(model, data, n, seed)
+
+
+def _seen(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any]:
     inputs = next(iter(data.evaluation_batches(16, limit=min(16, n)))).to(next(model.parameters()).device)
     if not hasattr(model, "encode"):
         return {}, gallery(model, inputs, seed=seed)
-    latents = torch.empty(n, model.latent_dim)
+    latents, means = torch.empty(n, model.latent_dim), torch.empty(n, model.latent_dim)
     kl_sum: Tensor | None = torch.zeros(model.latent_dim, dtype=torch.float64)
-    done = 0
+    done, drawn = 0, False
     for x in _batches(model, data, 2, n):
         q = model.encode(x)
-        latents[done : done + len(x)] = q.mean.cpu()
+        means[done : done + len(x)] = q.mean.cpu()
+        # Without a density there may be no centre to show either: the picture has one draw a row.
+        latents[done : done + len(x)] = (q.sample() if isinstance(q, Implicit) else q.mean).cpu()
+        drawn = isinstance(q, Implicit)
         kl = unit_kl(q)
         kl_sum = None if kl is None or kl_sum is None else kl_sum + kl.double().sum(0).cpu()
         done += len(x)
@@ -219,9 +192,10 @@ def _look(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any
         model,
         inputs,
         latents=latents[:_SHOWN_LATENTS],
+        drawn=drawn,
         labels=None if labels is None else labels[: min(n, _SHOWN_LATENTS)],
         label_names=getattr(data, "label_names", None),
         unit_kl=kl_of_units,
         seed=seed,
     )
-    return latent_summary(latents, kl_of_units), arrays
+    return latent_summary(means, kl_of_units), arrays

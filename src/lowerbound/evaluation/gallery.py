@@ -30,13 +30,14 @@ class Gallery:
         samples: Means of p(x | z) for z from the prior, ``[64, *event_shape]``.
         inputs: Rows of the data, ``[16, *event_shape]``.
         reconstructions: Means of p(x | z) at the posterior means of `inputs`, ``[16, *event_shape]``.
-        latents: Posterior means, ``[n, latent_dim]``, for at most 10,000 rows.
+        latents: Posterior means, ``[n, latent_dim]``, for at most 10,000 rows; or draws, one a row, if `drawn`.
         labels: The labels of those rows, ``[n]``.
         label_names: The names of the labels.
         manifold: Means of p(x | z) on the normal-quantile grid, ``[20, 20, *event_shape]``; row j, column i is decoded
             at ``(grid[i], grid[j])``. For two latent dimensions only.
         grid: The quantiles 0.05 to 0.95 of the standard normal, ``[20]``.
         unit_kl: The mean KL of each latent unit in nats, ``[latent_dim]``.
+        drawn: Whether `latents` are draws, a scalar.
     """
 
     samples: Array | None = None
@@ -48,6 +49,7 @@ class Gallery:
     manifold: Array | None = None
     grid: Array | None = None
     unit_kl: Array | None = None
+    drawn: Array | None = None
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -94,6 +96,7 @@ def gallery(
     labels: Tensor | None = None,
     label_names: tuple[str, ...] | None = None,
     unit_kl: Tensor | None = None,
+    drawn: bool = False,
     seed: int = 0,
 ) -> Gallery:
     """Compute what the figures of a model show.
@@ -101,10 +104,11 @@ def gallery(
     Args:
         model: A model with a generator, and with `reconstruct` and `decode` if it has an encoder.
         inputs: Rows to reconstruct, shape ``[n, *event_shape]``.
-        latents: Posterior means, shape ``[n, latent_dim]``.
+        latents: Posterior means or draws, shape ``[n, latent_dim]``.
         labels: Their labels, shape ``[n]``.
         label_names: The names of the labels.
         unit_kl: The mean KL of each unit, shape ``[latent_dim]``.
+        drawn: Whether `latents` are draws.
         seed: The seed of the samples.
     """
     with seeded(seed, "gallery"):
@@ -126,6 +130,7 @@ def gallery(
         manifold=_array(manifold),
         grid=_array(grid) if manifold is not None else None,
         unit_kl=_array(unit_kl),
+        drawn=np.array(True) if drawn else None,
     )
 
 

@@ -156,15 +156,26 @@ class AdversarialEstimate:
     @property
     def terms(self) -> dict[str, Tensor]:
         """The estimate and its parts of each row, shape ``batch``, in nats, detached; the KL is the critic's."""
-        reconstruction, kl = self._reconstruction.detach(), self._log_ratio.mean(0).detach()
-        return {"avb": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
+        reconstruction, kl = self._reconstruction.detach(), self.log_ratio.mean(0)
+        return {"avb_estimate": reconstruction - kl, "reconstruction": reconstruction, "kl_estimate": kl}
 
     @property
     def critic_terms(self) -> dict[str, Tensor]:
         """The critic's loss in nats and the share of draws that it tells apart, of each row, shape ``batch``."""
-        on_posterior, on_contrast = (logit.detach() for logit in self._logits)
+        on_posterior, on_contrast = self.logits
         right = (on_posterior > 0).float() + (on_contrast <= 0).float()
         return {"critic_loss": self.critic_cost().detach(), "critic_accuracy": 0.5 * right.mean(0)}
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """What the critic says of log q(z|x) - log p(z) at the draws of q, ``[K, *batch]``, in nats, detached."""
+        return self._log_ratio.detach()
+
+    @property
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """T on draws of q and on draws of the contrast, each ``[K, *batch]``, detached."""
+        on_posterior, on_contrast = self._logits
+        return on_posterior.detach(), on_contrast.detach()
 
     def sgvb(self, *, kl_weight: Tensor | float = 1.0) -> Tensor:
         r"""Return the model's cost, shape ``batch``: its gradient is minus the estimate's, with T held fixed.
@@ -393,14 +404,14 @@ class AVB(BoundObjective):
         settings = {name: value for name, value in given.items() if value is not None}
         return (Player("model", model), Player("critic", critic, self.critic_steps, settings))
 
-    def estimate(self, x: Tensor, *, validate: bool = False) -> AdversarialEstimate:
-        """Return the estimate of a batch, shape ``[B, *event_shape]``."""
+    def estimate(self, x: Tensor, *, particles: int | None = None, validate: bool = False) -> AdversarialEstimate:
+        """Return the estimate of a batch, shape ``[B, *event_shape]``; None stands for the objective's particles."""
         return avb(
             self.model.generator.bind(len(x)),
             {"x": x},
             self.model.posterior.bind(x),
             self.critic,
-            particles=self.particles,
+            particles=self.particles if particles is None else particles,
             contrast=self.contrast,  # type: ignore[arg-type]
             learns=self.learns,  # type: ignore[arg-type]
             moment_draws=self.moment_draws,
@@ -434,10 +445,10 @@ class AVB(BoundObjective):
                 f"The critic tells {terms['critic_accuracy']:.1%} of the draws apart (loss {terms['critic_loss']:.3f} "
                 f"nats): T is saturated, and its gradient says little to the posterior. {cures}."
             ]
-        if terms.get("kl", 0.0) < -0.5:
+        if terms.get("kl_estimate", 0.0) < -0.5:
             return [
-                f"The critic's KL is {terms['kl']:.2f} nats, and a KL is never negative: the critic lags behind the "
-                "posterior. Try more critic steps or a higher critic_lr."
+                f"The critic's KL is {terms['kl_estimate']:.2f} nats, and a KL is never negative: the critic lags "
+                "behind the posterior. Try more critic steps or a higher critic_lr."
             ]
         return []
 

@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 
 __all__ = ["latent_scatter", "manifold", "reconstructions", "samples", "training_curves", "unit_kl"]
 
+_PARTS = {
+    "kl": "KL\n(nats per row)",
+    "kl_estimate": "KL estimate\n(nats per row)",
+    "critic_loss": "critic loss\n(nats)",
+    "critic_accuracy": "critic accuracy\n(share of draws)",
+}
+
 Array = NDArray[Any]
 
 
@@ -64,11 +71,11 @@ def training_curves(history: Sequence[Mapping[str, Any]], *, certified: bool = T
     figure = new_figure(7.5, max(3.6, 1.6 * len(parts)))
     grid = figure.add_gridspec(max(len(parts), 1), 2 if parts else 1, width_ratios=(1.5, 1) if parts else None)
     main = figure.add_subplot(grid[:, 0])
-    main.set_ylabel(measure_name(bound) + (" (nats per row)" if certified else " objective (nats per row), no bound"))
+    main.set_ylabel(measure_name(bound) + (" (nats per row)" if certified else " (nats per row), no bound"))
     _curves(main, history, bound)
     for index, part in enumerate(parts):
         axes = figure.add_subplot(grid[index, 1], sharex=main)
-        axes.set_ylabel(f"{'KL' if part == 'kl' else part.replace('_', ' ')}\n(nats per row)")
+        axes.set_ylabel(_PARTS.get(part, f"{part.replace('_', ' ')}\n(nats per row)"))
         _curves(axes, history, part)
         if index + 1 < len(parts):
             axes.tick_params(labelbottom=False)
@@ -78,7 +85,8 @@ def training_curves(history: Sequence[Mapping[str, Any]], *, certified: bool = T
         ground: dict[str, Any] = {"color": "#eeeeee", "linewidth": 0, "zorder": 0, "label": "KL weight below 1"}
         for axes in figure.axes:
             axes.axvspan(history[0]["epoch"], warm_up[-1], **ground)
-    _mark_best(main, history, bound)
+    if certified:
+        _mark_best(main, history, bound)
     handles, labels = main.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=4)
     return figure
@@ -216,7 +224,7 @@ def _image_pairs(inputs: Array, outputs: Array, low: float, high: float) -> Figu
 
 @styled
 def latent_scatter(gallery: Gallery) -> Figure:
-    """Draw the posterior means of the latents as points, coloured by label.
+    """Draw the posterior means of the latents, or draws of an implicit posterior, as points, coloured by label.
 
     Two latents are drawn as they are, more by their two first principal components, one as a histogram.
 
@@ -229,7 +237,7 @@ def latent_scatter(gallery: Gallery) -> Figure:
     latents = _need(gallery, "latents").astype(float)
     figure = new_figure(5.2 if gallery.labels is not None else 4.7, 4.4)
     axes = figure.add_subplot()
-    axes.set_title(f"Mean of q(z | x) for {len(latents):,} rows")
+    axes.set_title(f"{'A draw' if gallery.drawn else 'Mean'} of q(z | x) for {len(latents):,} rows")
     classes, codes = (np.array([0]), np.zeros(len(latents), dtype=int))
     if gallery.labels is not None:
         classes, codes = np.unique(gallery.labels, return_inverse=True)

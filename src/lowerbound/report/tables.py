@@ -17,11 +17,27 @@ __all__ = ["HEADER", "markdown", "meaning", "measure_name", "nats", "rows", "sco
 
 HEADER = ("measure", "nats per row", "rows", "particles", "kind")
 
+_NAMES = {"quadrature": "log p(x)", "avb_estimate": "AVB estimate", "avb": "AVB estimate"}
+
+# The parts of a measure that follow it, indented.
+_PARTS = (
+    ("reconstruction", "reconstruction"),
+    ("kl", "KL"),
+    ("kl_refitted", "KL, re-fitted critic"),
+    ("kl_claimed", "KL, training's critic"),
+    ("claimed", "training's claim"),
+)
+
 _MEANINGS = {
     "elbo": "Expected reconstruction minus KL(q(z|x) || p(z)): on average never above log p(x), and equal to it only "
     "where the posterior is exact.",
     "iwae": "Importance-weighted bound with {particles} draws a row: on average never above log p(x), and never below "
     "the ELBO.",
+    "is": "Importance sampling with {particles} draws a row from a Gaussian fitted to draws of the posterior: on "
+    "average never above log p(x).",
+    "quadrature": "log p(x) itself, summed over a grid of the latent space.",
+    "avb": "Expected reconstruction minus a KL that a critic estimates, freshly fitted to these rows: it may lie on "
+    "either side of log p(x), and so may the training's claim.",
     "ais": "Annealed importance sampling: on average never above log p(x), and closer to it the slower the annealing.",
     "bdmc": "Bidirectional Monte Carlo: brackets log p(x) on rows that the model drew itself, which tells how far "
     "AIS can be trusted.",
@@ -32,10 +48,10 @@ def measure_name(name: str) -> str:
     """Return a measure's name as it is printed.
 
     Example:
-        >>> measure_name("elbo"), measure_name("iwae-1000")
-        ('ELBO', 'IWAE-1000')
+        >>> measure_name("elbo"), measure_name("iwae-1000"), measure_name("quadrature")
+        ('ELBO', 'IWAE-1000', 'log p(x)')
     """
-    return name.upper()
+    return _NAMES.get(name, name.upper())
 
 
 def meaning(name: str, measure: dict[str, Any]) -> str:
@@ -73,7 +89,7 @@ def nats(value: float | None, stderr: float | None = None) -> str:
 
 
 def rows(scores: Scores) -> list[tuple[str, ...]]:
-    """Return one row a measure, in the order of `HEADER`; the parts of the ELBO follow it, indented."""
+    """Return one row a measure, in the order of `HEADER`; the parts of a measure follow it, indented."""
     table: list[tuple[str, ...]] = []
     for name, measure in scores.measures.items():
         particles = measure.get("particles")
@@ -86,7 +102,7 @@ def rows(scores: Scores) -> list[tuple[str, ...]]:
                 str(measure.get("kind", "")),
             )
         )
-        for part, label in (("reconstruction", "reconstruction"), ("kl", "KL")):
+        for part, label in _PARTS:
             if measure.get(part) is not None:
                 table.append((f"  {label}", nats(measure[part]), "", "", ""))
     return table

@@ -33,7 +33,7 @@ def headline(record: Record, scores: Scores | None = None) -> str:
     if scores is None or not scores.measures:
         part = "validation" if _best(record) else "train"
         best = _best(record) or record.history[-1]
-        kind = measure_name(record.bound) + ("" if record.certified else " objective (no bound)")
+        kind = measure_name(record.bound) + ("" if record.certified else " (no bound)")
         value = nats(best[part][record.bound])
         return f"{part.capitalize()} {kind} {value} nats at epoch {best['epoch']}; not evaluated yet"
     results = [f"{measure_name(name)} {nats(m['value'], m.get('stderr'))}" for name, m in scores.measures.items()]
@@ -47,12 +47,14 @@ def notes(record: Record, scores: Scores | None = None) -> list[Note]:
     """Return what a reader should know about the training and the scores, warnings first."""
     found = [*_on_validation(record), *_on_objective(record)]
     if scores is not None:
-        found += [*_on_latents(scores), *_on_tightness(scores), *_on_rows(scores)]
+        found += [*_on_latents(scores), *_on_tightness(scores), *_on_critic(scores), *_on_rows(scores)]
     return sorted(found, key=lambda note: note.level != "warning")
 
 
 def _best(record: Record) -> dict[str, Any] | None:
-    """Return the epoch with the highest validation bound, None if there was no validation."""
+    """Return the epoch with the highest validation bound; None without validation, or if it is no bound."""
+    if not record.certified:
+        return None
     validated = [epoch for epoch in record.history if _finite((epoch.get("validation") or {}).get(record.bound))]
     return max(validated, key=lambda epoch: epoch["validation"][record.bound]) if validated else None
 
@@ -85,6 +87,8 @@ def _on_objective(record: Record) -> list[Note]:
     if not record.certified:
         text = f"The training objective, {measure_name(record.bound)}, is no certified bound of log p(x)"
         found.append(Note(f"{text}: compare runs by their scores, and never by their curves.", "warning"))
+    last = record.history[-1]
+    found += [Note(f"In the last epoch: {remark}", "warning") for remark in last.get("remarks", ())]
     weight = record.history[-1].get("kl_weight")
     if weight is not None and weight < 1:
         text = f"The KL warm-up had not finished when training ended (weight {weight:.2f})"
@@ -119,6 +123,27 @@ def _on_tightness(scores: Scores) -> list[Note]:
         return []
     text = f"{measure_name(name)} lies {gap:.2f} nats above the ELBO, so the posterior costs the ELBO about that much"
     return [Note(f"{text} or more.")]
+
+
+def _on_critic(scores: Scores) -> list[Note]:
+    """Say how far the critic of the training flatters, against a fresh one and against log p(x)."""
+    estimate = scores.measures.get("avb")
+    if estimate is None or not _finite(estimate.get("claimed")):
+        return []
+    claimed, value = estimate["claimed"], estimate["value"]
+    text = (
+        f"The training's critic claims {claimed:.3f} nats; a fresh one fitted to these rows says {value:.3f}, "
+        f"and on average the two differ by {estimate['distance']:.3f} nats a draw "
+        f"(accuracy {estimate['accuracy_claimed']:.1%} and {estimate['accuracy_refitted']:.1%}, "
+        f"calibration error {estimate['calibration_error_claimed']:.1%} and "
+        f"{estimate['calibration_error_refitted']:.1%})."
+    )
+    found = [Note(text, "warning" if claimed - value > 0.1 * max(1.0, estimate["kl_refitted"]) else "info")]
+    exact = scores.measures.get("quadrature")
+    if exact is not None and claimed > exact["value"]:
+        text = f"The claim lies {claimed - exact['value']:.3f} nats above log p(x) itself, where no true bound can lie."
+        found.append(Note(text, "warning"))
+    return found
 
 
 def _on_rows(scores: Scores) -> list[Note]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["write"]
 
-_FIRST_MEASURES = ("elbo", "iwae-1000")
+_FIRST_MEASURES = {True: ("elbo", "iwae-1000"), False: ()}  # by whether the objective is certified
 
 # name, the gallery's part, title, caption
 _GALLERY: tuple[tuple[str, Callable[..., Figure], str, str, str], ...] = (
@@ -37,7 +37,8 @@ _GALLERY: tuple[tuple[str, Callable[..., Figure], str, str, str], ...] = (
     ),
     (
         "latent_scatter", figures.latent_scatter, "latents", "Latent space",
-        "The posterior mean of each row. Rows of one class lie together where the class matters to what is seen.",
+        "The posterior mean of each row, or one draw where the posterior is a sampler without a density. Rows of one "
+        "class lie together where the class matters to what is seen.",
     ),
     (
         "manifold", figures.manifold, "manifold", "Latent manifold",
@@ -117,7 +118,9 @@ def _scores_section(record: Record, scores: Scores | None) -> Section:
     """Return the table of the scores, or the command that makes them."""
     if scores is None or not scores.measures:
         text = "The run has not been evaluated. This command adds the scores, the samples and the latents:"
-        return Section("Scores", [element("p", text), code(_evaluate_command(record, _FIRST_MEASURES))])
+        return Section(
+            "Scores", [element("p", text), code(_evaluate_command(record, _FIRST_MEASURES[record.certified]))]
+        )
     meanings = iter([tables.meaning(name, measure) for name, measure in scores.measures.items()])
     rows = [(*row, "" if row[0].startswith(" ") else next(meanings)) for row in tables.rows(scores)]
     data = scores.data

@@ -109,7 +109,7 @@ def _examine(state: State, player: Player, outcome: Outcome, layers: list[str]) 
     terms = [name for name, term in outcome.terms.items() if not bool(term.isfinite())]
     where = f", first in layer {layers[0]!r}" if layers else ", in no layer: the densities overflow"
     if terms or not bool(outcome.cost.isfinite()):
-        parts = [name for name in terms if name in ("reconstruction", "kl")] or terms or ["cost"]
+        parts = [name for name in terms if name in ("reconstruction", "kl", "kl_estimate")] or terms or ["cost"]
         return f"{' and '.join(map(repr, parts))} {'are' if len(parts) > 1 else 'is'} not finite{where}"
     moved = {id(parameter) for parameter in player.parameters}
     for name, parameter in _parameters(state.objective):
