@@ -20,7 +20,11 @@ __all__ = ["data", "encode", "evaluate", "recipes", "reconstruct", "report", "sa
 _DATA = (
     ("digits", "handwritten digits, 8 x 8 pixels, with labels; ships with scikit-learn", "1,438 train, 359 test"),
     ("mnist", "handwritten digits, 28 x 28 pixels, with labels; found or downloaded", "60,000 train, 10,000 test"),
-    ("four-points", "four binary points of four pixels, the example of adversarial variational Bayes", "51,200 train, 5,120 test"),
+    (
+        "four-points",
+        "four binary points of four pixels, the example of adversarial variational Bayes",
+        "51,200 train, 5,120 test",
+    ),
     ("FILE.npy", "an array of rows, memory-mapped", "all but a tenth for testing"),
     ("FILE.npz", "an array `data` and, if there are any, `labels`", "all but a tenth for testing"),
     ("FILE.csv, FILE.parquet", "a table of numbers; a column `label` is kept beside", "all but a tenth for testing"),

@@ -42,6 +42,9 @@ def train(
     sampler: Annotated[str | None, typer.Option(help="For implicit posteriors: noise or basis.")] = None,
     noise_dim: Annotated[int | None, typer.Option(help="For implicit posteriors: the size of the noise.")] = None,
     critic: Annotated[str | None, typer.Option(help="The critic's form: mlp or bilinear.")] = None,
+    critic_hidden: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Sizes of the critic's hidden layers.")
+    ] = None,
     critic_steps: Annotated[int | None, typer.Option(help="Updates of the critic for each of the model's.")] = None,
     critic_lr: Annotated[float | None, typer.Option(help="The critic's learning rate.")] = None,
     lr: Annotated[float | None, typer.Option(help="The learning rate.")] = None,
@@ -78,13 +81,14 @@ def train(
         likelihood_options={"scale": _scale(scale)},
         latent_dim=latent_dim,
         model_options={
-            "hidden": _sizes(hidden),
+            "hidden": _sizes(hidden, "--hidden"),
             "activation": activation,
             "posterior": posterior,
             "network": network,
             "sampler": sampler,
             "noise_dim": noise_dim,
             "critic": critic,
+            "critic_hidden": _sizes(critic_hidden, "--critic-hidden"),
         },
         objective_options={"particles": particles, "critic_steps": critic_steps, "critic_lr": critic_lr},
         validation=validation,
@@ -132,10 +136,10 @@ def _scale(text: str | None) -> float | str | None:
         ) from None
 
 
-def _sizes(text: str | None) -> list[int] | None:
+def _sizes(text: str | None, option: str) -> list[int] | None:
     if text is None:
         return None
     try:
         return [int(size) for size in text.split(",") if size]
     except ValueError:
-        raise typer.BadParameter(f"expected sizes like 500,500, got {text!r}.", param_hint="--hidden") from None
+        raise typer.BadParameter(f"expected sizes like 500,500, got {text!r}.", param_hint=option) from None
