@@ -128,7 +128,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             name="avb-ac",
-            summary="The same with adaptive contrast: its critic compares the posterior with a Gaussian of its moments.",
+            summary="The same with adaptive contrast: the critic compares the posterior with a fitted Gaussian.",
             data="four-points",
             model="ImplicitVAE",
             latent_dim=2,

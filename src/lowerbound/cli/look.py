@@ -23,7 +23,7 @@ _DATA = (
     (
         "four-points",
         "four binary points of four pixels, the example of adversarial variational Bayes",
-        "51,200 train, 5,120 test",
+        "5,120, the same to train and to test",
     ),
     ("FILE.npy", "an array of rows, memory-mapped", "all but a tenth for testing"),
     ("FILE.npz", "an array `data` and, if there are any, `labels`", "all but a tenth for testing"),
