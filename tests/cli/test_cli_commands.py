@@ -263,7 +263,8 @@ def test_mistake_is_one_line_on_standard_error_and_status_2(tmp_path) -> None:
     done = program("train", "vea", "--out", tmp_path / "run")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: recipe: expected one of the known names, got 'vea'. Did you mean 'vae'? Known: conv-vae, iwae, vae.\n"
+        "error: recipe: expected one of the known names, got 'vea'. Did you mean 'vae'? "
+        "Known: avb, avb-ac, conv-vae, iwae, vae.\n"
     )
     assert not (tmp_path / "run").exists()
 

@@ -144,7 +144,8 @@ def test_layer_that_overflows_at_a_step(step: int, tmp_path) -> None:
     marked = data[8 * step : 8 * step + 8]
     settings = {"epochs": 1}
     expect(
-        f"step {step}: 'reconstruction' and 'kl' are not finite, first in layer 'model.posterior.encoder.features.body.2'",
+        f"step {step}: 'reconstruction' and 'kl' are not finite, "
+        "first in layer 'model.posterior.encoder.features.body.2'",
         model_with_fuse("value", marked), Rows(data), tmp_path / "run", **settings,
     )  # fmt: skip
     kept = read_tree(tmp_path / "run" / "state" / "bad_batch.safetensors")
@@ -164,7 +165,8 @@ def test_gradient_that_is_nan_while_the_bound_is_finite(step: int, checkpoint_se
     data = binary(8 * 90)
     goal = model_with_fuse("gradient", data[8 * step : 8 * step + 8])
     expect(
-        f"step {step}: the gradient of 'model.posterior.encoder.features.body.0.weight' is not finite, though the bound is",
+        f"step {step}: the gradient of 'model.posterior.encoder.features.body.0.weight' is not finite, "
+        "though the bound is",
         goal, Rows(data), tmp_path / "run", epochs=1, checkpoint_seconds=checkpoint_seconds,
     )  # fmt: skip
     good = read_tree(tmp_path / "run" / "state" / "last_good.safetensors")
