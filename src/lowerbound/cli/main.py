@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from lowerbound.cli import look, train
-from lowerbound.core.errors import LowerboundError
+from lowerbound.core.errors import LowerboundError, TrainingWarning
 
 __all__ = ["app", "main"]
 
+_python_shows = warnings.showwarning
 _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 app = typer.Typer(
@@ -34,7 +37,8 @@ app.command("data")(look.data)
 
 
 def main() -> None:
-    """Run the program; a mistake of the user's is one line on standard error and exit status 2."""
+    """Run the program; a mistake of the user's is one line on standard error and exit status 2, a warning is a line."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except LowerboundError as error:
@@ -44,3 +48,11 @@ def main() -> None:
         if end.code == _INTERRUPTED:
             Console(stderr=True).print("interrupted; a run goes on with --resume")
         raise
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    """Print the library's own warnings as a sentence, and others as Python does."""
+    if issubclass(category, TrainingWarning):
+        Console(stderr=True, soft_wrap=True).print(f"[bold yellow]warning[/]: {escape(str(message))}", highlight=False)
+    else:
+        _python_shows(message, category, *place, **more)

@@ -119,8 +119,13 @@ def train(
     last = run.history[-1]
     shown = last.get("validation") or last["train"]
     where = "held-out" if "validation" in last else "training"
-    terms = ", ".join(f"{name} {value:.2f}" for name, value in shown.items())
+    terms = ", ".join(f"{name} {value:.2f}" for name, value in shown.items() if not name.startswith("critic_"))
     say(f"{where} rows after epoch {last['epoch']}: {terms} nats a row")
+    if "critic_loss" in shown:
+        say(
+            f"the critic: loss {shown['critic_loss']:.3f} nats, accuracy {shown['critic_accuracy']:.1%}; "
+            "the estimate is no bound, evaluate to see what holds"
+        )
     say(f"run folder: {out}")
     say(f"next: lowerbound evaluate {out}; lowerbound report {out}")
 

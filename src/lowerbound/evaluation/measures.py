@@ -146,6 +146,6 @@ RUN: dict[str, tuple[str, Callable[[Job], Found]]] = {
     "iwae": ("lower bound", _iwae),
     "is": ("lower bound", _is),
     "quadrature": ("exact", _quadrature),
-    "avb": ("estimate, no bound", _avb),
+    "avb": ("no bound", _avb),
 }
 """By the first word of a measure's name: what its value is to log p(x), and the function that finds it."""

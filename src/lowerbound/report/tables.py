@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from lowerbound.evaluation import Scores
 
-__all__ = ["HEADER", "markdown", "meaning", "measure_name", "nats", "rows", "scores_table", "text"]
+__all__ = ["HEADER", "critic_line", "markdown", "meaning", "measure_name", "nats", "rows", "scores_table", "text"]
 
 HEADER = ("measure", "nats per row", "rows", "particles", "kind")
 
-_NAMES = {"quadrature": "log p(x)", "avb_estimate": "AVB estimate", "avb": "AVB estimate"}
+_NAMES = {"quadrature": "log p(x)", "avb_estimate": "AVB training estimate", "avb": "AVB estimate"}
 
 # The parts of a measure that follow it, indented.
 _PARTS = (
@@ -132,6 +132,18 @@ def markdown(scores: Scores) -> str:
     return "\n".join([line(HEADER), "| --- | ---: | ---: | ---: | --- |", *map(line, rows(scores))])
 
 
+def critic_line(scores: Scores) -> str:
+    """Return what the measure ``avb`` found of the training's critic in one line, or an empty string."""
+    found = scores.measures.get("avb", {})
+    if "distance" not in found:
+        return ""
+    pairs = (
+        f"{word} {found[f'{name}_claimed']:.1%} (re-fitted {found[f'{name}_refitted']:.1%})"
+        for word, name in (("accuracy", "accuracy"), ("calibration error", "calibration_error"))
+    )
+    return f"the training's critic: {', '.join(pairs)}, {found['distance']:.3f} nats a draw from the re-fitted one"
+
+
 def scores_table(scores: Scores) -> Table:
     """Return the scores as a `rich.table.Table`, to be printed by a `rich.console.Console`."""
     from rich import box
@@ -140,6 +152,8 @@ def scores_table(scores: Scores) -> Table:
 
     data = scores.data
     caption = f"{data.get('name', 'data')}, {data.get('split', 'all')} rows"
+    if critic := critic_line(scores):
+        caption += f"\n{critic}"
     table = Table(box=box.SIMPLE_HEAD, caption=Text(caption), caption_justify="left")
     for index, title in enumerate(HEADER):
         table.add_column(title, justify="right" if index in (1, 2, 3) else "left", no_wrap=index < 2)

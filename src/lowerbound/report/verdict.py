@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lowerbound.report.records import Record
-from lowerbound.report.tables import measure_name, nats
+from lowerbound.report.tables import critic_line, measure_name, nats
 
 if TYPE_CHECKING:
     from lowerbound.evaluation import Scores
@@ -132,11 +132,8 @@ def _on_critic(scores: Scores) -> list[Note]:
         return []
     claimed, value = estimate["claimed"], estimate["value"]
     text = (
-        f"The training's critic claims {claimed:.3f} nats; a fresh one fitted to these rows says {value:.3f}, "
-        f"and on average the two differ by {estimate['distance']:.3f} nats a draw "
-        f"(accuracy {estimate['accuracy_claimed']:.1%} and {estimate['accuracy_refitted']:.1%}, "
-        f"calibration error {estimate['calibration_error_claimed']:.1%} and "
-        f"{estimate['calibration_error_refitted']:.1%})."
+        f"The training's critic claims {claimed:.3f} nats; a fresh one fitted to these rows says {value:.3f}. "
+        f"{critic_line(scores).capitalize()}."
     )
     found = [Note(text, "warning" if claimed - value > 0.1 * max(1.0, estimate["kl_refitted"]) else "info")]
     exact = scores.measures.get("quadrature")

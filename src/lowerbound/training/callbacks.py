@@ -13,6 +13,9 @@ from lowerbound.core.errors import ArgumentError, explain
 __all__ = ["Callback", "ProgressBar", "TensorBoard"]
 
 
+_PARTS = ("reconstruction", "kl", "kl_estimate")  # of the bound: left out where a critic's terms need the room
+
+
 class Callback:
     """A watcher of a run: override what you want to hear of; nothing here does anything."""
 
@@ -30,7 +33,7 @@ class Callback:
 
 
 class ProgressBar(Callback):
-    """A progress bar with the bound, its two terms and the speed; it reads values at most four times a second."""
+    """A progress bar with the objective's terms and the speed; it reads values at most four times a second."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -74,7 +77,8 @@ class ProgressBar(Callback):
     def _show(self, epoch: int, batch: int, terms: dict[str, float]) -> None:
         done = epoch * self._batches + batch
         speed = (done - self._from) / max(time.monotonic() - self._clock, 1e-9)
-        shown = "  ".join(f"{name} {value:.2f}" for name, value in terms.items())
+        names = [name for name in terms if len(terms) <= 3 or name not in _PARTS]
+        shown = "  ".join(f"{name} {terms[name]:.2f}" for name in names)
         self._bar.update(
             self._task, completed=done, epoch=f"{epoch + 1}/{self._epochs}", text=f"{shown}  {speed:.0f} steps/s"
         )
