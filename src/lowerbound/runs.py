@@ -144,7 +144,8 @@ def encode(run: str | os.PathLike[str], source: str, *, device: str = "auto") ->
     """Return the posterior means of all rows of a source, shape ``[n, latent_dim]``, and their labels ``[n]``."""
     loaded, rows = _run_and_rows(run, source, device)
     model: Any = loaded.model
-    means = [model.encode(x.to(find_device(device))).mean.cpu() for x in rows.evaluation_batches(1000)]
+    with seeded(0, "encode"):  # means of implicit posteriors are those of their draws
+        means = [model.encode(x.to(find_device(device))).mean.cpu() for x in rows.evaluation_batches(1000)]
     return torch.cat(means), rows.labels
 
 
@@ -154,7 +155,8 @@ def reconstruct(run: str | os.PathLike[str], source: str, *, device: str = "auto
     loaded, rows = _run_and_rows(run, source, device)
     model: Any = loaded.model
     inputs = list(rows.evaluation_batches(1000))
-    outputs = [model.reconstruct(x.to(find_device(device))).cpu() for x in inputs]
+    with seeded(0, "encode"):
+        outputs = [model.reconstruct(x.to(find_device(device))).cpu() for x in inputs]
     return torch.cat(inputs), torch.cat(outputs)
 
 
