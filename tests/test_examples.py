@@ -12,7 +12,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 EXPECTED = {
     "zhusuan_tutorial.py": (["vae.epoch.3.png"], r"Test log p(x) >= "),
     "vae_notebook.py": (["003.png"], "test iwae-100: "),
+    "avb_four_points.py": (["training_curve.png", "latent_scatter.png"], "training estimate, no bound"),
     "conv_vae.py": (["latent_scatter.png", "manifold.png"], "Epoch: 03, Test set VLB: "),
+    "eight_schools.py": (["posterior.png"], "exact: log p(y) = -12.711 nats; tau > 0 in 50.0%"),
 }
 
 

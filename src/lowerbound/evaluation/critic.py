@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from lowerbound.core.errors import ArgumentError, explain
 from lowerbound.core.random import reseed
@@ -20,7 +21,7 @@ __all__ = ["calibration_error", "judge_critic", "refit_critic"]
 Array = NDArray[np.float64]
 
 
-def refit_critic(objective: AVB, x: Tensor, *, steps: int = 2000, batch_size: int = 512, lr: float = 1e-3) -> AVB:
+def refit_critic(objective: AVB, x: Tensor, *, steps: int = 2000, batch_size: int = 512, lr: float = 4e-3) -> AVB:
     """Return the objective over the same model with a fresh critic, trained on draws for the rows `x`.
 
     Every step draws new noise, so the critic cannot learn the draws by heart; it can only come closer to the log-ratio.
@@ -81,8 +82,8 @@ def judge_critic(
 
     Returns:
         ``reconstruction``, ``kl_refitted``, ``kl_claimed`` and ``distance`` (the mean absolute difference of the two
-        critics' T on draws of q), float64 ``[n]`` in nats; and for both critics, as floats, ``accuracy_...`` and
-        ``calibration_error_...``.
+        critics' T on draws of q), float64 ``[n]`` in nats; and for both critics, as floats, ``loss_...`` (the logistic
+        loss in nats: the lower, the nearer to the log-ratio), ``accuracy_...`` and ``calibration_error_...``.
     """
     rows = {name: np.empty(n) for name in ("reconstruction", "kl_refitted", "kl_claimed", "distance")}
     logits: dict[str, list[tuple[Tensor, Tensor]]] = {"claimed": [], "refitted": []}
@@ -100,6 +101,10 @@ def judge_critic(
         rows["distance"][part] = (ratios[0] - ratios[1]).abs().mean(0)
         done += len(x)
     found: dict[str, Any] = dict(rows)
+    for name, pairs in logits.items():
+        found[f"loss_{name}"] = float(
+            torch.cat([(softplus(-one) + softplus(other)).double().flatten() for one, other in pairs]).mean()
+        )
     for name, pairs in logits.items():
         on_posterior, on_contrast = (torch.cat([one.flatten() for one in side]) for side in zip(*pairs, strict=True))
         right = (on_posterior > 0).double().mean() + (on_contrast <= 0).double().mean()

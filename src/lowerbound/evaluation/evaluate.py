@@ -49,7 +49,7 @@ def evaluate(
     | ``iwae-K`` | :math:`\mathbb{E} \log \frac1K \sum_k w_k`, the importance-weighted bound with K draws a row |
     | ``is-K`` | the same with draws from a Gaussian fitted to the posterior's: it needs no density of q |
     | ``quadrature`` | log p(x) itself, on a grid; for one or two latent dimensions |
-    | ``avb`` | the adversarial estimate of the ELBO by a re-fitted critic, beside the training's claim; no bound |
+    | ``avb`` | the ELBO as a critic estimates it: the training's, or a fresh one if it is nearer; no bound |
 
     The first four are lower bounds of log p(x) in expectation. All are means over rows of numbers that are computed for
     each row alone. Standard errors are over rows; they contain the noise of the draws, which are independent between

@@ -15,6 +15,7 @@ __all__ = ["quadrature"]
 
 _NODES = {1: 4001, 2: 401}  # a side; odd, so that every second node is a grid of its own
 _SPREADS = 7.0  # how far the grid reaches, in standard deviations of the prior
+_EDGE = 1e-6  # the largest share of a row's sum that may come from the outermost nodes
 _NUMBERS_AT_ONCE = 4_000_000
 
 
@@ -35,7 +36,7 @@ def quadrature(generator: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         The values and the changes, float64 ``[B]``, in nats.
 
     Raises:
-        ArgumentError: if the model has other latents, or its prior does not lie on the grid.
+        ArgumentError: if the model has other latents, or its prior or a row's integrand does not lie on the grid.
 
     Example:
         >>> model = lb.models.VAE(event_shape=(4,), latent_dim=2, hidden=(8,))
@@ -55,12 +56,14 @@ def quadrature(generator: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     log_volume = float((scale * (side[1] - side[0])).log().sum())
     coarse = (torch.cartesian_prod(*[torch.arange(len(side)) % 2 == 0] * dims).reshape(-1, dims)).all(1).to(x.device)
 
-    rows, back = torch.unique(x.flatten(1), dim=0, return_inverse=True)
+    rows, back = torch.unique(x.reshape(len(x), -1), dim=0, return_inverse=True)
     rows = rows.reshape(-1, 1, 1, *x.shape[1:])
     chunk = max(16, _NUMBERS_AT_ONCE // rows.numel())
     fine_sum = torch.full((len(rows),), -math.inf, dtype=torch.float64, device=x.device)
-    coarse_sum, mass = fine_sum.clone(), 0.0
-    for nodes, kept in zip((loc + scale * unit).split(chunk), coarse.split(chunk), strict=True):
+    coarse_sum, edge_sum, mass = fine_sum.clone(), fine_sum.clone(), 0.0
+    edge = (unit.abs() == _SPREADS).any(1)
+    parts = ((loc + scale * unit).split(chunk), coarse.split(chunk), edge.split(chunk))
+    for nodes, kept, outermost in zip(*parts, strict=True):
         z = nodes.to(draws.dtype if prior[name].dtype == torch.float64 else torch.float32)
         given = {name: z.reshape(-1, *prior[name].shape[1:])}
         trace = program.run(given, particles=len(z), batch=(1,))
@@ -71,6 +74,14 @@ def quadrature(generator: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         fine_sum = torch.logaddexp(fine_sum, log_terms.logsumexp(1))
         if bool(kept.any()):
             coarse_sum = torch.logaddexp(coarse_sum, log_terms[:, kept].logsumexp(1))
+        if bool(outermost.any()):
+            edge_sum = torch.logaddexp(edge_sum, log_terms[:, outermost].logsumexp(1))
+    outside = int((edge_sum - fine_sum > math.log(_EDGE))[back].sum())
+    if outside:
+        cure = "Measure iwae-K or is-K instead, and look at those rows: the model gives them hardly any density."
+        got = f"{outside} of {len(x)} rows whose integrand lies on the edge of the grid"
+        expected = f"rows with latents within {_SPREADS:g} standard deviations of the prior's mean"
+        raise ArgumentError(explain("measure 'quadrature'", expected=expected, got=got, cure=cure))
     if abs(mass * math.exp(log_volume) - 1) > 1e-4:
         cure = "Measure iwae-K or is-K instead."
         got = f"{mass * math.exp(log_volume):.4f} of its mass there"

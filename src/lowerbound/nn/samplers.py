@@ -54,7 +54,8 @@ class NoiseSampler(nn.Module):
         """Return the sampler for features ``[B, in_features]``: batch shape ``[B]``, event shape ``[features]``."""
 
         def draw(lead: tuple[int, ...]) -> Tensor:
-            noise = torch.randn(*lead, *h.shape[:-1], self.noise_dim, device=h.device)
+            shape = (*lead, *h.shape[:-1], self.noise_dim)
+            noise = torch.randn(shape, dtype=self.net.first.weight.dtype, device=h.device)
             return widen(self.net(h, noise))
 
         return Implicit(draw, tuple(h.shape[:-1]), (self.features,))
@@ -130,7 +131,7 @@ class BasisSampler(nn.Module):
 
     def _vectors(self, lead: tuple[int, ...], device: torch.device) -> Tensor:
         """Return draws of all basis vectors, shape ``[*lead, basis, features]``."""
-        h = torch.randn(self.basis, _size(lead), self.noise_dim, device=device)
+        h = torch.randn(self.basis, _size(lead), self.noise_dim, dtype=self.center.weight.dtype, device=device)
         for layer in self.layers[:-1]:
             h = self.activation(layer(h))
         vectors = widen(self.layers[-1](h))

@@ -285,7 +285,7 @@ class AdversarialEstimate:
             known = [node.moments() for node in nodes if node.moments is not None]
             axes = [node.value.dim() - 1 - len(batch) for node in nodes]
             parts = [
-                [_flat(moment.expand(*batch, *moment.shape[moment.dim() - axis :]), len(batch)) for moment in pair]
+                [_flat(moment.expand((*batch, *moment.shape[moment.dim() - axis :])), len(batch)) for moment in pair]
                 for pair, axis in zip(known, axes, strict=True)
             ]
             mean, variance = (torch.cat(part, -1) for part in zip(*parts, strict=True))
@@ -299,7 +299,7 @@ class AdversarialEstimate:
             node = made.posterior.node(name)
             if not node.pathwise:
                 cure = "Draw it by a differentiable sampler, or from a distribution with rsample."
-                got = type(node.distribution).__name__
+                got = type(getattr(node.distribution, "base_dist", node.distribution)).__name__
                 raise NodeError(explain(f"avb at node {name!r}", expected="a pathwise draw", got=got, cure=cure))
         explicit = all(made.posterior.node(name).kind == "stochastic" for name in made.latents)
         if explicit and not torch.compiler.is_compiling():

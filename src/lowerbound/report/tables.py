@@ -23,9 +23,8 @@ _NAMES = {"quadrature": "log p(x)", "avb_estimate": "AVB training estimate", "av
 _PARTS = (
     ("reconstruction", "reconstruction"),
     ("kl", "KL"),
-    ("kl_refitted", "KL, re-fitted critic"),
-    ("kl_claimed", "KL, training's critic"),
-    ("claimed", "training's claim"),
+    ("claimed", "by the training's critic"),
+    ("refitted", "by a re-fitted critic"),
 )
 
 _MEANINGS = {
@@ -36,8 +35,8 @@ _MEANINGS = {
     "is": "Importance sampling with {particles} draws a row from a Gaussian fitted to draws of the posterior: on "
     "average never above log p(x).",
     "quadrature": "log p(x) itself, summed over a grid of the latent space.",
-    "avb": "Expected reconstruction minus a KL that a critic estimates, freshly fitted to these rows: it may lie on "
-    "either side of log p(x), and so may the training's claim.",
+    "avb": "Expected reconstruction minus a KL that a critic estimates: the training's, or one freshly fitted to these "
+    "rows if its loss is lower. It may lie on either side of log p(x).",
     "ais": "Annealed importance sampling: on average never above log p(x), and closer to it the slower the annealing.",
     "bdmc": "Bidirectional Monte Carlo: brackets log p(x) on rows that the model drew itself, which tells how far "
     "AIS can be trusted.",
@@ -138,10 +137,14 @@ def critic_line(scores: Scores) -> str:
     if "distance" not in found:
         return ""
     pairs = (
-        f"{word} {found[f'{name}_claimed']:.1%} (re-fitted {found[f'{name}_refitted']:.1%})"
-        for word, name in (("accuracy", "accuracy"), ("calibration error", "calibration_error"))
+        f"{word} {found[f'{name}_claimed']:{form}} (re-fitted {found[f'{name}_refitted']:{form}})"
+        for word, name, form in (
+            ("loss", "loss", ".3f"),
+            ("accuracy", "accuracy", ".1%"),
+            ("calibration error", "calibration_error", ".1%"),
+        )
     )
-    return f"the training's critic: {', '.join(pairs)}, {found['distance']:.3f} nats a draw from the re-fitted one"
+    return f"the training's critic: {', '.join(pairs)}; they differ by {found['distance']:.3f} nats a draw"
 
 
 def scores_table(scores: Scores) -> Table:
