@@ -56,9 +56,7 @@ def test_rows_beyond_the_grid_are_refused() -> None:
     case = exact.linear_gaussian(2, 2)
     case.noise = torch.full((2,), 0.1, dtype=torch.float64)
     x = torch.stack([case.mean, case.mean + 12 * case.weight[:, 0]])
-    with pytest.raises(
-        ArgumentError, match="got 1 of 2 rows whose integrand lies on the edge of the grid. Measure iwa"
-    ):
+    with pytest.raises(ArgumentError, match="got 1 of 2 rows whose integrand lies on the edge of the grid"):
         quadrature(case.generator(), x)
 
 
