@@ -50,7 +50,7 @@ def measure(recipe: Recipe) -> tuple[float, float, float, float]:
     scores = lb.evaluate(model, test, ["quadrature", "avb"], objective=lb.objectives.AVB(model, **options))
     estimate = scores.measures["avb"]
     value = scores.measures["quadrature"]["value"]
-    return value, -estimate["reconstruction"] / 4, estimate["claimed"], estimate["value"]
+    return value, -estimate["reconstruction"] / 4, estimate["claimed"], estimate["refitted"]
 
 
 def main() -> None:

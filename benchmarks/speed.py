@@ -14,7 +14,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,35 +30,71 @@ import lowerbound as lb
 from lowerbound.data import Dataset
 from lowerbound.training import Callback
 
+Loop = Callable[[Tensor], Iterator[None]]  # trains an epoch on rows; yields after every step
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is trained: a network, a batch size, and a number of particles (0 for the ELBO with a closed-form KL)."""
+    """What is trained, and the contenders that train it."""
 
     summary: str
     batch_size: int
+
+    def data(self, rows: int) -> tuple[Dataset, Tensor, str]:
+        """Return a data set for the library, the same rows as the loops take them, and their name."""
+        raise NotImplementedError
+
+    def fit(self, data: Dataset, watcher: Callback) -> None:
+        """Train an epoch by `lowerbound.fit`."""
+        raise NotImplementedError
+
+    def loops(self) -> dict[str, Loop]:
+        """Return the other contenders by name."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEJob(Job):
+    """A latent size, and a number of particles (0 for the ELBO with a closed-form KL)."""
+
     latent_dim: int
     particles: int = 0
     conv: bool = False
 
-    def ours(self) -> lb.objectives.ELBO | lb.objectives.IWAE:
-        """Return the objective that `lowerbound.fit` trains."""
+    def data(self, rows: int) -> tuple[Dataset, Tensor, str]:
+        """Return images, uint8 ``[rows, 28, 28]``."""
+        images, what = load_images(rows)
+        return Dataset(images, name="images", levels=256, binarize="dynamic"), images, what
+
+    def fit(self, data: Dataset, watcher: Callback) -> None:
+        """Train an epoch by `lowerbound.fit`."""
         kind = lb.models.ConvVAE if self.conv else lb.models.VAE
         model = kind(event_shape=(28, 28), latent_dim=self.latent_dim)
-        return lb.objectives.IWAE(model, particles=self.particles) if self.particles else lb.objectives.ELBO(model)
+        particles = self.particles
+        ours = lb.objectives.IWAE(model, particles=particles) if particles else lb.objectives.ELBO(model)
+        lb.fit(ours, data, epochs=1, batch_size=self.batch_size, lr=1e-3, progress=False, callbacks=[watcher])
 
     def plain(self) -> PlainVAE:
         """Return the same network in plain PyTorch."""
         networks = (conv_networks if self.conv else mlp_networks)(self.latent_dim)
         return PlainVAE(*networks, latent_dim=self.latent_dim, particles=self.particles)
 
+    def loops(self) -> dict[str, Loop]:
+        """Return the other contenders."""
+        return {
+            "resident loop": partial(resident, self),
+            "resident loop, tuned": partial(resident, self, tuned=True),
+            "DataLoader loop": partial(data_loader, self),
+            "products alone": partial(products_alone, self),
+        }
 
-JOBS = {
-    "mlp": Job(summary="784-500-500 ReLU both ways, z = 40, ELBO", batch_size=128, latent_dim=40),
-    "iwae": Job(
+
+JOBS: dict[str, Job] = {
+    "mlp": VAEJob(summary="784-500-500 ReLU both ways, z = 40, ELBO", batch_size=128, latent_dim=40),
+    "iwae": VAEJob(
         summary="784-500-500 ReLU both ways, z = 40, IWAE with 50 particles", batch_size=20, latent_dim=40, particles=50
     ),
-    "conv": Job(summary="four convolutions and back, z = 2, ELBO", batch_size=100, latent_dim=2, conv=True),
+    "conv": VAEJob(summary="four convolutions and back, z = 2, ELBO", batch_size=100, latent_dim=2, conv=True),
 }
 
 # --- What a careful person writes -------------------------------------------------------------------------------------
@@ -114,7 +150,7 @@ class PlainVAE(nn.Module):
         return -bound.mean()
 
 
-def resident(job: Job, images: Tensor, *, tuned: bool = False) -> Iterator[None]:
+def resident(job: VAEJob, images: Tensor, *, tuned: bool = False) -> Iterator[None]:
     """Train an epoch on images that lie in memory, batches taken by index; yield after every step.
 
     Args:
@@ -138,7 +174,7 @@ def resident(job: Job, images: Tensor, *, tuned: bool = False) -> Iterator[None]
             yield
 
 
-def data_loader(job: Job, images: Tensor) -> Iterator[None]:
+def data_loader(job: VAEJob, images: Tensor) -> Iterator[None]:
     """Train an epoch as tutorials write it: a `DataLoader` over float images, the cost read at every step."""
     model = job.plain()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -166,49 +202,56 @@ def flushed_denormals(flush: bool) -> Iterator[None]:
 # --- The floor --------------------------------------------------------------------------------------------------------
 
 
-def products_alone(job: Job, images: Tensor) -> Iterator[None]:
+def products_alone(job: VAEJob, images: Tensor) -> Iterator[None]:
     """Repeat the products of every layer, forward and both backward ones, on arrays that are ready."""
-    calls = _products(job.plain(), images[: job.batch_size].float() / 255)
-    for _ in range(len(images) // job.batch_size):
+    model, x = job.plain(), images[: job.batch_size].float() / 255
+    yield from repeat(products(model, partial(model, x)), len(images) // job.batch_size)
+
+
+def repeat(calls: list[Callable[[], Any]], steps: int) -> Iterator[None]:
+    """Make the calls of a step over and over; yield after every step."""
+    for _ in range(steps):
         for call in calls:
             call()
         yield
 
 
-def _products(model: PlainVAE, x: Tensor) -> list[Callable[[], Any]]:
-    """Return the products of a step: for each layer the output, the weights' gradient, and the input's if needed."""
+def products(model: nn.Module, cost: Callable[[], Any]) -> list[Callable[[], Any]]:
+    """Return the products of a cost: each layer's output, and the gradients of weights and input that it asks for."""
     calls: list[Callable[[], Any]] = []
 
     def listen(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        needed = inputs[0].requires_grad  # no gradient flows into the images
+        x, weight = inputs[0], layer.get_parameter("weight")
         kind = _linear if isinstance(layer, nn.Linear) else _convolution
-        calls.extend(kind(layer, inputs[0].detach(), output.detach(), needed))
+        needed = x.requires_grad, output.requires_grad and weight.requires_grad  # no gradient flows into the rows
+        calls.extend(kind(layer, x.detach(), output.detach(), *needed))
 
     layers = [layer for layer in model.modules() if hasattr(layer, "weight")]
     hooks = [layer.register_forward_hook(listen) for layer in layers]
-    model(x)
+    cost()
     for hook in hooks:
         hook.remove()
     return calls
 
 
-def _linear(layer: Any, x: Tensor, y: Tensor, needed: bool) -> list[Callable[[], Any]]:
+def _linear(layer: Any, x: Tensor, y: Tensor, to_input: bool, to_weight: bool) -> list[Callable[[], Any]]:
     x, grad = x.flatten(0, -2), torch.randn_like(y).flatten(0, -2)
     weight = layer.weight.detach()
-    calls: list[Callable[[], Any]] = [
-        partial(torch.mm, x, weight.t(), out=torch.empty_like(grad)),
-        partial(torch.mm, grad.t(), x, out=torch.empty_like(weight)),
-    ]
-    return [*calls, partial(torch.mm, grad, weight, out=torch.empty_like(x))] if needed else calls
+    calls: list[Callable[[], Any]] = [partial(torch.mm, x, weight.t(), out=torch.empty_like(grad))]
+    if to_weight:
+        calls.append(partial(torch.mm, grad.t(), x, out=torch.empty_like(weight)))
+    if to_input:
+        calls.append(partial(torch.mm, grad, weight, out=torch.empty_like(x)))
+    return calls
 
 
-def _convolution(layer: Any, x: Tensor, y: Tensor, needed: bool) -> list[Callable[[], Any]]:
+def _convolution(layer: Any, x: Tensor, y: Tensor, to_input: bool, to_weight: bool) -> list[Callable[[], Any]]:
     last = torch.channels_last
     x, weight = x.contiguous(memory_format=last), layer.weight.detach().contiguous(memory_format=last)
     grad = torch.randn_like(y).contiguous(memory_format=last)
     transposed = isinstance(layer, nn.ConvTranspose2d)
     geometry = (layer.stride, layer.padding, layer.dilation, transposed, layer.output_padding, layer.groups)
-    mask = [needed, True, False]
+    mask = [to_input, to_weight, False]
     return [
         partial(torch.ops.aten.convolution, x, weight, None, *geometry),
         partial(torch.ops.aten.convolution_backward, grad, x, weight, None, *geometry, mask),
@@ -237,14 +280,14 @@ class Clock(Callback):
 def time_fit(job: Job, data: Dataset, warmup: int) -> float:
     """Return the seconds of one epoch of `lowerbound.fit` behind the warm-up: data, steps and bookkeeping."""
     clock = Clock(warmup)
-    lb.fit(job.ours(), data, epochs=1, batch_size=job.batch_size, lr=1e-3, progress=False, callbacks=[clock])
+    job.fit(data, clock)
     return clock.seconds
 
 
-def time_loop(loop: Callable[[Job, Tensor], Iterator[None]], job: Job, images: Tensor, warmup: int) -> float:
+def time_loop(loop: Loop, rows: Tensor, warmup: int) -> float:
     """Return the seconds of one epoch of a loop behind the warm-up."""
     start = 0.0
-    for step, _ in enumerate(loop(job, images), start=1):
+    for step, _ in enumerate(loop(rows), start=1):
         if step == warmup:
             start = time.perf_counter()
     return time.perf_counter() - start
@@ -262,10 +305,10 @@ def load_images(rows: int) -> tuple[Tensor, str]:
     return images[torch.arange(rows) % len(images)].contiguous(), what
 
 
-def main() -> None:
-    """Run the benchmark and print its table."""
+def main(jobs: Mapping[str, Job]) -> None:
+    """Run a job, the first if none is named, and print its table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--job", choices=sorted(JOBS), default="mlp")
+    parser.add_argument("--job", choices=sorted(jobs), default=next(iter(jobs)))
     parser.add_argument("--rounds", type=int, default=7, help="how often every contender runs")
     parser.add_argument("--steps", type=int, default=100, help="timed steps of a round")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -275,16 +318,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
 
-    job = JOBS[options.job]
-    images, what = load_images((warmup + steps) * job.batch_size)
-    data = Dataset(images, name="images", levels=256, binarize="dynamic")
-    contenders: dict[str, Callable[[], float]] = {
-        "lowerbound.fit": partial(time_fit, job, data, warmup),
-        "resident loop": partial(time_loop, resident, job, images, warmup),
-        "resident loop, tuned": partial(time_loop, partial(resident, tuned=True), job, images, warmup),
-        "DataLoader loop": partial(time_loop, data_loader, job, images, warmup),
-        "products alone": partial(time_loop, products_alone, job, images, warmup),
-    }
+    job = jobs[options.job]
+    data, rows, what = job.data((warmup + steps) * job.batch_size)
+    contenders: dict[str, Callable[[], float]] = {"lowerbound.fit": partial(time_fit, job, data, warmup)}
+    contenders |= {name: partial(time_loop, loop, rows, warmup) for name, loop in job.loops().items()}
     names = list(contenders)
     taken: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
@@ -301,4 +338,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(JOBS)

@@ -15,6 +15,7 @@ TABLES = {  # arguments: rows and columns of text in front of the numbers
     ("speed.py", "--job", "mlp"): (5, 1),
     ("speed.py", "--job", "iwae"): (5, 1),
     ("speed.py", "--job", "conv"): (5, 1),
+    ("speed_avb.py",): (4, 1),
     ("initialization.py",): (12, 2),
     ("initialization.py", "--model", "conv-vae", "--init", "glorot", "--inputs", "raw", "centred"): (2, 2),
     ("memory.py",): (5, 1),
