@@ -4,7 +4,7 @@ from lowerbound import data, distributions, evaluation, models, nn, objectives, 
 from lowerbound.core.errors import LowerboundError
 from lowerbound.evaluation import evaluate
 from lowerbound.net import BayesianNet, Program, Trace
-from lowerbound.objectives import avb, elbo, is_loglikelihood, iw_objective
+from lowerbound.objectives import avb, elbo, is_loglikelihood, iw_objective, klpq
 from lowerbound.runs import load
 from lowerbound.training import fit
 
@@ -22,6 +22,7 @@ __all__ = [
     "fit",
     "is_loglikelihood",
     "iw_objective",
+    "klpq",
     "load",
     "models",
     "nn",

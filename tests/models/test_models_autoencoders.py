@@ -90,7 +90,7 @@ def test_log_joint_is_prior_plus_decoder(case):
 
 OBJECTIVES = {
     "elbo": lambda m: lb.objectives.ELBO(m, particles=3),
-    "stl": lambda m: lb.objectives.ELBO(m, particles=3, stl=True),
+    "stl": lambda m: lb.objectives.ELBO(m, particles=3, gradient="stl"),
     "dreg": lambda m: lb.objectives.IWAE(m, particles=3, gradient="dreg"),
 }
 

@@ -277,7 +277,7 @@ def test_is_loglikelihood_accumulates_in_float64_without_a_graph():
 OBJECTIVES = {
     "elbo": lambda m: lb.objectives.ELBO(m, particles=K),
     "elbo, sampled kl": lambda m: lb.objectives.ELBO(m, particles=K, analytic_kl=False),
-    "elbo, stl": lambda m: lb.objectives.ELBO(m, particles=K, stl=True),
+    "elbo, stl": lambda m: lb.objectives.ELBO(m, particles=K, gradient="stl"),
     "iwae": lambda m: lb.objectives.IWAE(m, particles=K),
     "iwae, dreg": lambda m: lb.objectives.IWAE(m, particles=K, gradient="dreg"),
 }

@@ -45,7 +45,7 @@ JOBS = {
     ),
     "sgd with momentum, constant": (
         "ELBO",
-        {"stl": True},
+        {"gradient": "stl"},
         {"optimizer": "sgd", "optimizer_options": {"momentum": 0.9}},
         True,
     ),

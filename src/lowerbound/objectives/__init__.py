@@ -3,16 +3,20 @@
 from lowerbound.objectives.avb import AVB, AdversarialEstimate, avb
 from lowerbound.objectives.elbo import ELBO, EvidenceLowerBound, elbo
 from lowerbound.objectives.iwae import IWAE, ImportanceWeightedBound, is_loglikelihood, iw_objective
+from lowerbound.objectives.rws import RWS, InclusiveKL, klpq
 
 __all__ = [
     "AVB",
     "ELBO",
     "IWAE",
+    "RWS",
     "AdversarialEstimate",
     "EvidenceLowerBound",
     "ImportanceWeightedBound",
+    "InclusiveKL",
     "avb",
     "elbo",
     "is_loglikelihood",
     "iw_objective",
+    "klpq",
 ]

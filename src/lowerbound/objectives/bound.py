@@ -14,6 +14,7 @@ from lowerbound.core.errors import ArgumentError, NodeError, explain
 from lowerbound.core.types import Model, Outcome, Player
 from lowerbound.net import Program
 from lowerbound.objectives.log_weights import Draw, draw
+from lowerbound.objectives.score import Scored
 
 __all__ = ["Bound", "BoundObjective"]
 
@@ -30,6 +31,7 @@ class Bound:
     """
 
     name = "bound"
+    _pathwise: bool | None = None  # as in `lowerbound.net.Trace`; score-function estimators set it before they draw
     _scored: Draw | None = None
 
     def __init__(
@@ -47,7 +49,14 @@ class Bound:
     @cached_property
     def draw(self) -> Draw:
         """The latents and both traces; ``bound.draw.model`` holds the model's nodes under the draw."""
-        made = draw(self._model, self._observed, self._posterior, particles=self.particles, validate=self._validate)
+        made = draw(
+            self._model,
+            self._observed,
+            self._posterior,
+            particles=self.particles,
+            pathwise=self._pathwise,
+            validate=self._validate,
+        )
         for name in made.latents:
             if made.posterior.node(name).kind == "implicit":
                 cure = "An implicit posterior needs an adversarial objective; or give the node a density."
@@ -76,6 +85,32 @@ class Bound:
     def sgvb(self) -> Tensor:
         """Return the surrogate cost of the pathwise gradient, shape ``batch``."""
         raise NotImplementedError
+
+    def _score_draws(self, *, pathwise: bool) -> Scored:
+        """Return the draws for a score-function estimator: with no path at all, or only where there is none.
+
+        Args:
+            pathwise: Whether nodes that were drawn with `rsample` keep their path.
+        """
+        if not pathwise and "draw" not in self.__dict__:
+            self._pathwise = False
+        own = self.draw
+        if not pathwise and any(own.posterior.node(name).pathwise for name in own.latents):
+            fixed = {name: own.posterior[name].detach() for name in own.latents}
+            log_q = self._posterior.run(fixed, particles=self.particles, batch=own.posterior.batch).log_joint(
+                own.latents
+            )
+            return Scored(own.rescored(fixed), log_q, log_q.detach(), log_q)
+        log_q = own.log_posterior()
+        without = [name for name in own.latents if not own.posterior.node(name).pathwise]
+        if len(without) == len(own.latents):
+            return Scored(own, log_q, log_q.detach(), log_q)
+        values = {name: own.posterior[name] for name in own.latents}
+        constant = self._posterior.run(
+            values, detach_parameters=True, particles=self.particles, batch=own.posterior.batch
+        )
+        score = own.posterior.log_joint(without) if without else torch.zeros_like(log_q)
+        return Scored(own, log_q, constant.log_joint(own.latents), score)
 
     @property
     def _shown(self) -> Draw:
@@ -123,14 +158,14 @@ class BoundObjective(nn.Module):
         """Return the bound of a batch, shape ``[B, *event_shape]``."""
         raise NotImplementedError
 
-    def cost(self, bound: Bound) -> Tensor:
-        """Return the surrogate cost of each row, shape ``[B]``."""
+    def cost(self, bound: Any, x: Tensor) -> Tensor:
+        """Return the surrogate cost of each row of a batch, shape ``[B]``."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, player: str = "model") -> Outcome:
         """Return the mean cost of a batch and its mean terms."""
         bound = self.bound(x)
-        cost = self.cost(bound).mean()
+        cost = self.cost(bound, x).mean()
         return Outcome(cost, {name: term.mean() for name, term in bound.terms.items()})
 
     def validate(self, x: Tensor) -> None:

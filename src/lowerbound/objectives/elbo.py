@@ -7,14 +7,19 @@ r"""The evidence lower bound, and its pathwise gradients.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from lowerbound.core.types import Model
+from lowerbound.core.checks import choice
+from lowerbound.core.errors import ArgumentError, explain
+from lowerbound.core.types import Model, Outcome, Player
 from lowerbound.net import Program
 from lowerbound.objectives.bound import Bound, BoundObjective
+from lowerbound.objectives.score import Baseline, baseline_cost, require_particles
 
 __all__ = ["ELBO", "EvidenceLowerBound", "elbo"]
 
@@ -107,6 +112,51 @@ class EvidenceLowerBound(Bound):
             return -draws.log_weights(kl_weight, constant.log_joint(draws.latents)).mean(0)
         return kl_weight * self._kl - self._reconstruction
 
+    def reinforce(
+        self, *, baseline: Baseline = None, pathwise: bool = False, kl_weight: Tensor | float = 1.0
+    ) -> Tensor:
+        r"""Return a surrogate cost of the score-function gradient, shape ``batch``; it takes any posterior.
+
+        .. math:: \nabla_\phi \mathcal{L} = \mathbb{E}_q\left[(f - b)\, \nabla_\phi \log q(z|x)\right], \qquad
+                  f = \log p(x, z) - \log q(z|x)
+
+        Args:
+            baseline: b: None for zero, ``"leave-one-out"`` for the mean of the other particles, a number such as a
+                moving average, or a tensor that does not depend on the draws, shape ``batch``; if it has a gradient,
+                the cost contains the squared error that trains it.
+            pathwise: Whether nodes with `rsample` keep their pathwise gradient, and only the others are scored.
+            kl_weight: A factor on log p(z) - log q(z|x) in f, for a warm-up; the reported value keeps factor 1.
+
+        Raises:
+            ArgumentError: if the baseline is unknown or does not fit.
+
+        Source: Williams, Simple Statistical Gradient-Following Algorithms (1992); Mnih and Gregor (2014).
+        """
+        draws, _, log_q_fixed, score = self._score_draws(pathwise=pathwise)
+        f = draws.log_weights(kl_weight, log_q_fixed)
+        signal, learning = baseline_cost("reinforce", f, baseline)
+        return learning - (f + signal * score).mean(0)
+
+    def vargrad(self, *, kl_weight: Tensor | float = 1.0) -> Tensor:
+        r"""Return a surrogate cost of VarGrad, shape ``batch``: half the log-weights' variance over the particles.
+
+        .. math:: \nabla_\phi\, \tfrac12 \mathrm{Var}_k \left[\log p(x, z_k) - \log q_\phi(z_k|x)\right]
+
+        with the draws fixed. It equals the score function with the leave-one-out baseline, draw by draw.
+
+        Args:
+            kl_weight: As for `reinforce`.
+
+        Raises:
+            ArgumentError: if there is only one particle.
+
+        Source: Richter et al., VarGrad: A Low-Variance Gradient Estimator for Variational Inference (2020).
+        """
+        require_particles("vargrad", self.particles)
+        draws, log_q, log_q_fixed, _ = self._score_draws(pathwise=False)
+        f = draws.log_weights(kl_weight, log_q_fixed)
+        return 0.5 * (f.detach() + log_q_fixed - log_q).var(0) - f.mean(0)
+
     @cached_property
     def _reconstruction(self) -> Tensor:
         return self.draw.log_likelihood().mean(0)
@@ -123,9 +173,17 @@ class ELBO(BoundObjective):
         model: The pair of programs.
         particles: The number K of draws of every latent, averaged.
         analytic_kl: Whether KL(q || p) is taken in closed form where one is known; less variance, the same mean.
-        stl: Whether the gradient sticks the landing; it then uses the draws, not the closed form.
+        gradient: ``"sgvb"``, the pathwise gradient; ``"stl"``, which sticks the landing and uses the draws, not the
+            closed form; or, for posteriors of any kind, ``"reinforce"`` and ``"vargrad"``.
+        baseline: Of ``"reinforce"``: None, ``"leave-one-out"``, ``"moving-average"``, or a network from rows to
+            ``[B]`` or ``[B, 1]``, which is trained beside the model.
 
-    Source: Kingma and Welling, Auto-Encoding Variational Bayes (2014).
+    Raises:
+        ArgumentError: if a name is unknown, `particles` is not positive, or the estimator compares particles and there
+            is one.
+
+    Source: Kingma and Welling, Auto-Encoding Variational Bayes (2014); Mnih and Gregor, Neural Variational Inference
+    and Learning in Belief Networks (2014).
 
     Example:
         >>> objective = lb.objectives.ELBO(lb.models.VAE(event_shape=(4,), latent_dim=2, hidden=(8,)))
@@ -133,9 +191,29 @@ class ELBO(BoundObjective):
         ['elbo', 'kl', 'reconstruction']
     """
 
-    def __init__(self, model: Model, *, particles: int = 1, analytic_kl: bool = True, stl: bool = False) -> None:
+    moving_average: Tensor
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        particles: int = 1,
+        analytic_kl: bool = True,
+        gradient: Literal["sgvb", "stl", "reinforce", "vargrad"] = "sgvb",
+        baseline: Literal["leave-one-out", "moving-average"] | nn.Module | None = None,
+    ) -> None:
         super().__init__(model, particles=particles)
-        self.analytic_kl, self.stl = analytic_kl, stl
+        self.analytic_kl = analytic_kl
+        self.gradient = choice("gradient", gradient, ("sgvb", "stl", "reinforce", "vargrad"))
+        if isinstance(baseline, str):
+            choice("baseline", baseline, ("leave-one-out", "moving-average"))
+        if baseline is not None and gradient != "reinforce":
+            cure = "Choose gradient='reinforce', or leave the baseline out."
+            raise ArgumentError(explain("baseline", expected=f"none for gradient {gradient!r}", got="one", cure=cure))
+        if gradient == "vargrad" or baseline == "leave-one-out":
+            require_particles(gradient, particles)
+        self.baseline = baseline
+        self.register_buffer("moving_average", torch.zeros(()))
 
     def bound(self, x: Tensor, *, validate: bool = False) -> EvidenceLowerBound:
         """Return the bound of a batch, shape ``[B, *event_shape]``."""
@@ -144,10 +222,37 @@ class ELBO(BoundObjective):
             generator, {"x": x}, posterior, particles=self.particles, analytic_kl=self.analytic_kl, validate=validate
         )
 
-    def cost(self, bound: Bound) -> Tensor:
+    def players(self) -> tuple[Player, ...]:
+        """Return the one player: the model, both programs, and the baseline's network if there is one."""
+        (model,) = super().players()
+        own = self.baseline.parameters() if isinstance(self.baseline, nn.Module) else ()
+        return (replace(model, parameters=(*model.parameters, *own)),)
+
+    def forward(self, x: Tensor, player: str = "model") -> Outcome:
+        """Return the mean cost of a batch and its mean terms."""
+        outcome = super().forward(x, player)
+        if self.baseline == "moving-average" and self.training:
+            self.moving_average.lerp_(outcome.terms["elbo"].to(self.moving_average.dtype), 0.1)
+        return outcome
+
+    def cost(self, bound: Any, x: Tensor) -> Tensor:
         """Return the surrogate cost of each row, shape ``[B]``."""
-        return bound.sgvb(stl=self.stl, kl_weight=self.kl_weight)  # type: ignore[call-arg]
+        if self.gradient == "vargrad":
+            cost: Tensor = bound.vargrad(kl_weight=self.kl_weight)
+        elif self.gradient == "reinforce":
+            cost = bound.reinforce(baseline=self._baseline(x), kl_weight=self.kl_weight)
+        else:
+            cost = bound.sgvb(stl=self.gradient == "stl", kl_weight=self.kl_weight)
+        return cost
+
+    def _baseline(self, x: Tensor) -> Baseline:
+        if isinstance(self.baseline, nn.Module):
+            found: Tensor = self.baseline(x)
+            return found.squeeze(-1) if found.dim() > 1 else found
+        return self.moving_average.clone() if self.baseline == "moving-average" else self.baseline
 
     def describe(self) -> dict[str, Any]:
         """Return the class, its arguments and the model, as plain values."""
-        return {**super().describe(), "analytic_kl": self.analytic_kl, "stl": self.stl}
+        baseline = type(self.baseline).__name__ if isinstance(self.baseline, nn.Module) else self.baseline
+        own = {"analytic_kl": self.analytic_kl, "gradient": self.gradient, "baseline": baseline}
+        return {**super().describe(), **own}

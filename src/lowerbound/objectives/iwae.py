@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from lowerbound.core.checks import choice, positive_int
+from lowerbound.core.errors import ArgumentError, explain
 from lowerbound.core.types import Model
 from lowerbound.net import Program
 from lowerbound.objectives.bound import Bound, BoundObjective
 from lowerbound.objectives.log_weights import draw, log_mean_exp
+from lowerbound.objectives.score import Baseline, baseline_cost, require_particles, vimco_signal
 
 __all__ = ["IWAE", "ImportanceWeightedBound", "is_loglikelihood", "iw_objective"]
 
@@ -110,6 +112,56 @@ class ImportanceWeightedBound(Bound):
         self._scored = scored  # to be read, not to be differentiated: its latents carry the hooks
         return -(weights * log_weights).sum(0)
 
+    def reinforce(
+        self, *, baseline: Baseline = None, pathwise: bool = False, kl_weight: Tensor | float = 1.0
+    ) -> Tensor:
+        r"""Return a surrogate cost of the score-function gradient, shape ``batch``; it takes any posterior.
+
+        .. math:: \nabla_\phi \mathcal{L}_K = \mathbb{E}\left[(L - b) \sum_k \nabla_\phi \log q(z_k|x)
+                  + \sum_k \tilde w_k \nabla_\phi \log w_k\right], \qquad L = \log \frac1K \sum_k w_k
+
+        Args:
+            baseline: b: None for zero, a number, or a tensor that does not depend on the draws, shape ``batch``; if it
+                has a gradient, the cost contains the squared error that trains it.
+            pathwise: Whether nodes with `rsample` keep their pathwise gradient, and only the others are scored.
+            kl_weight: A factor on log p(z) - log q(z|x) in the cost's weights, for a warm-up.
+
+        Raises:
+            ArgumentError: if the baseline is unknown or does not fit; `vimco` is the form with leave-one-out signals.
+
+        Source: Mnih and Rezende, Variational Inference for Monte Carlo Objectives (2016).
+        """
+        if isinstance(baseline, str):
+            cure = "Use vimco(), whose signals compare each particle with the others."
+            raise ArgumentError(explain("baseline", expected="a number or a tensor", got=repr(baseline), cure=cure))
+        draws, log_q, _, score = self._score_draws(pathwise=pathwise)
+        value = log_mean_exp(draws.log_weights(kl_weight, log_q))
+        signal, learning = baseline_cost("reinforce", value.unsqueeze(0), baseline)
+        return learning - value - signal.squeeze(0) * score.sum(0)
+
+    def vimco(self, *, pathwise: bool = False, kl_weight: Tensor | float = 1.0) -> Tensor:
+        r"""Return a surrogate cost of VIMCO, shape ``batch``: the score function with a signal for each particle.
+
+        .. math:: \nabla_\phi \mathcal{L}_K = \mathbb{E}\left[\sum_k (L - L_{-k}) \nabla_\phi \log q(z_k|x)
+                  + \sum_k \tilde w_k \nabla_\phi \log w_k\right]
+
+        where :math:`L_{-k}` puts the geometric mean of the other weights in the place of the particle's own.
+
+        Args:
+            pathwise: Whether nodes with `rsample` keep their pathwise gradient, and only the others are scored.
+            kl_weight: A factor on log p(z) - log q(z|x) in the cost's weights, for a warm-up.
+
+        Raises:
+            ArgumentError: if there is only one particle.
+
+        Source: Mnih and Rezende, Variational Inference for Monte Carlo Objectives (2016).
+        """
+        require_particles("vimco", self.particles)
+        draws, log_q, _, score = self._score_draws(pathwise=pathwise)
+        log_weights = draws.log_weights(kl_weight, log_q)
+        signal = vimco_signal(log_weights.detach())
+        return -log_mean_exp(log_weights) - (signal * score).sum(0)
+
 
 class IWAE(BoundObjective):
     """The importance-weighted bound as a training objective.
@@ -117,7 +169,8 @@ class IWAE(BoundObjective):
     Args:
         model: The pair of programs.
         particles: The number K of draws.
-        gradient: ``"sgvb"``, the plain pathwise gradient, or ``"dreg"``, the doubly reparameterised one.
+        gradient: ``"sgvb"``, the plain pathwise gradient; ``"dreg"``, the doubly reparameterised one; or, for
+            posteriors of any kind, ``"vimco"`` and ``"reinforce"``.
 
     Raises:
         ArgumentError: if `gradient` is unknown or `particles` is not positive.
@@ -130,16 +183,20 @@ class IWAE(BoundObjective):
         ['iwae-5', 'kl', 'reconstruction']
     """
 
-    def __init__(self, model: Model, *, particles: int = 5, gradient: Literal["sgvb", "dreg"] = "sgvb") -> None:
+    def __init__(
+        self, model: Model, *, particles: int = 5, gradient: Literal["sgvb", "dreg", "vimco", "reinforce"] = "sgvb"
+    ) -> None:
         super().__init__(model, particles=particles)
-        self.gradient = choice("gradient", gradient, ("sgvb", "dreg"))
+        self.gradient = choice("gradient", gradient, ("sgvb", "dreg", "vimco", "reinforce"))
+        if gradient == "vimco":
+            require_particles("vimco", particles)
 
     def bound(self, x: Tensor, *, validate: bool = False) -> ImportanceWeightedBound:
         """Return the bound of a batch, shape ``[B, *event_shape]``."""
         generator, posterior = self.model.generator.bind(len(x)), self.model.posterior.bind(x)
         return iw_objective(generator, {"x": x}, posterior, particles=self.particles, validate=validate)
 
-    def cost(self, bound: Bound) -> Tensor:
+    def cost(self, bound: Any, x: Tensor) -> Tensor:
         """Return the surrogate cost of each row, shape ``[B]``."""
         estimator = getattr(bound, self.gradient)
         cost: Tensor = estimator(kl_weight=self.kl_weight)
