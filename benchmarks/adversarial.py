@@ -26,14 +26,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "1 critic step": {"objective_options": {"critic_steps": 1}},
     "4 critic steps": {"objective_options": {"critic_steps": 4}},
     "lr 2e-4, critic 1e-3": {"objective_options": {"critic_lr": 1e-3}, "training": {"lr": 2e-4}},
-    "lr 1e-3, critic 2e-3": {"objective_options": {"critic_lr": 2e-3}, "training": {"lr": 1e-3}},
-    "critic's lr as the model's": {"objective_options": {"critic_lr": 2e-3}},
+    "lr 2e-3, critic 4e-3": {"objective_options": {"critic_lr": 4e-3}, "training": {"lr": 2e-3}},
+    "critic's lr as the model's": {"objective_options": {"critic_lr": 1e-3}},
     "beta1 0.9": {"training": {"optimizer_options": {"betas": [0.9, 0.999]}}},
     "constant lr": {"training": {"schedule": "constant"}},
     "KL warm-up of 1000 steps": {"training": {"kl_warmup": 1000}},
     "noise of 32 dimensions": {"model_options": {"noise_dim": 32}},
     "basis sampler": {"model_options": {"sampler": "basis", "basis": 8, "noise_dim": 8}},
-    "avb-ac": {
+    "basis sampler, adaptive contrast": {
         "model_options": {"sampler": "basis", "basis": 8, "noise_dim": 8},
         "objective_options": {"contrast": "adaptive"},
     },
@@ -62,7 +62,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="ten steps of two variants, to see that it runs")
     options = parser.parse_args()
-    steps, seeds, names = (10, 1, ["avb", "avb-ac"]) if options.quick else (options.steps, options.seeds, options.only)
+    steps, seeds, names = (
+        (10, 1, ["avb", "basis sampler, adaptive contrast"])
+        if options.quick
+        else (options.steps, options.seeds, options.only)
+    )
     torch.set_num_threads(options.threads)
 
     print(f"Four points, {steps} steps, torch {torch.__version__}, means over {seeds} seeds, nats\n")

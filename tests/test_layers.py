@@ -29,7 +29,7 @@ ALLOWED = {
         *("core", "data", "distributions", "net", "nn", "models"),
         *("objectives", "mcmc", "training", "evaluation", "report"),
     },
-    "runs": {"core", "data", "models", "objectives", "training", "evaluation"},
+    "runs": {"core", "data", "nn", "models", "objectives", "training", "evaluation"},
     "sklearn": {"core", "recipes", "runs"},
     "cli": {"core", "recipes", "runs", "report"},
     "__main__": {"cli"},  # python -m lowerbound

@@ -121,10 +121,10 @@ RECIPES: dict[str, Recipe] = {
             model="ImplicitVAE",
             latent_dim=2,
             objective="AVB",
-            objective_options={"critic_steps": 2, "critic_lr": 4e-3},
+            objective_options={"critic_steps": 2, "critic_lr": 2e-3},
             validation=0.0,
-            steps=12_000,
-            training={**_ADVERSARIAL, "lr": 2e-3},
+            steps=16_000,
+            training=_ADVERSARIAL,
         ),
         Recipe(
             name="avb-ac",

@@ -23,6 +23,7 @@ from lowerbound.core.errors import ArgumentError, DataError, RunError, explain
 from lowerbound.core.files import read_json, writing
 from lowerbound.core.random import seeded
 from lowerbound.models import MODELS
+from lowerbound.nn import BernoulliLikelihood
 from lowerbound.training import Run
 from lowerbound.training.checkpoint import check_format, read_weights
 
@@ -109,7 +110,7 @@ def evaluate_run(
     Args:
         run: The run folder.
         measures: As for `lowerbound.evaluate`; None for ``elbo`` and ``iwae-100``, or for what an implicit posterior
-            allows: ``avb`` with ``quadrature`` for at most two latent dimensions, else with ``is-1000``.
+            allows: ``avb``, and ``quadrature`` for at most two latent dimensions and binary values, else ``is-1000``.
         split: ``"test"``, ``"validation"`` or ``"train"``.
         source: Other data than the run's own.
         limit: The number of rows; None for all.
@@ -126,7 +127,8 @@ def evaluate_run(
     rows = load_data(loaded, split, source=source)
     objective = _adversarial(loaded)
     if measures is None:
-        certified = "quadrature" if getattr(model, "latent_dim", 3) <= 2 else "is-1000"
+        smooth = model.latent_dim <= 2 and isinstance(model.generator.likelihood, BernoulliLikelihood)
+        certified = "quadrature" if smooth else "is-1000"
         measures = ["elbo", "iwae-100"] if objective is None else ["avb", certified]
     scores = evaluation.evaluate(model, rows, measures, limit=limit, objective=objective, seed=seed, progress=progress)
     weights = hashlib.sha256((Path(run) / "model.safetensors").read_bytes()).hexdigest()
@@ -205,7 +207,7 @@ def _run_and_rows(run: str | os.PathLike[str], source: str, device: str) -> tupl
 def _adversarial(run: Run) -> objectives.AVB | None:
     """Return the objective of a run that was trained against a critic, None for any other."""
     described = run.config["objective"]
-    if described.get("class") != "AVB" or not hasattr(run.model, "critic"):
+    if described.get("class") != "AVB" or not described.get("own_critic") or not hasattr(run.model, "critic"):
         return None
     names = ("contrast", "learns", "moment_draws")
     return objectives.AVB(run.model, **{name: described[name] for name in names if name in described})

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from lowerbound.core.errors import ArgumentError, explain
+from lowerbound.core.checks import number, positive_int
+from lowerbound.core.errors import ArgumentError, ShapeError, explain
 from lowerbound.core.random import reseed
 from lowerbound.objectives import AVB
 
@@ -34,8 +35,11 @@ def refit_critic(objective: AVB, x: Tensor, *, steps: int = 2000, batch_size: in
         lr: The learning rate at the start; it falls to zero as a cosine.
 
     Raises:
-        ArgumentError: if the model cannot make a fresh critic.
+        ArgumentError: if the model cannot make a fresh critic, or a number is not positive.
     """
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
+        positive_int(name, value)
+    number("lr", lr, low=0.0, open_low=True)
     model: Any = objective.model
     if not hasattr(model, "fresh_critic"):
         cure = "Give the model a method fresh_critic() that returns an untrained critic."
@@ -123,10 +127,17 @@ def calibration_error(on_posterior: Tensor, on_contrast: Tensor, *, bins: int = 
         on_contrast: T on as many draws of the contrast, shape ``[n]``.
         bins: The number of bins.
 
+    Raises:
+        ShapeError: if the two differ in length.
+
     Example:
         >>> calibration_error(torch.zeros(100), torch.zeros(100)), calibration_error(torch.ones(9), torch.ones(9))
         (0.0, 0.231...)
     """
+    if on_posterior.shape != on_contrast.shape or on_posterior.dim() != 1:
+        cure = "Draw as often from q as from the contrast, and flatten."
+        got = f"{tuple(on_posterior.shape)} and {tuple(on_contrast.shape)}"
+        raise ShapeError(explain("logits", expected="two vectors of the same length", got=got, cure=cure))
     logits = torch.cat([on_posterior, on_contrast]).double().cpu()
     labels = torch.cat([torch.ones(len(on_posterior)), torch.zeros(len(on_contrast))]).double()
     # Equal logits stay together, whatever their labels: a bin that splits them would see an order that is none.
@@ -135,7 +146,7 @@ def calibration_error(on_posterior: Tensor, on_contrast: Tensor, *, bins: int = 
     positive = torch.bincount(index, labels, minlength=len(distinct))
     size = math.ceil(len(logits) / bins)
     bin_of = ((counts.cumsum(0) - counts) / size).floor().long()
-    total = torch.zeros(bins + 1, dtype=torch.float64)
+    total = torch.zeros(bins, dtype=torch.float64)
     predicted = total.index_add(0, bin_of, counts * distinct.sigmoid())
     observed = total.index_add(0, bin_of, positive)
     return float((predicted - observed).abs().sum() / len(logits))

@@ -19,7 +19,7 @@ from lowerbound.core.types import Data, Model
 from lowerbound.distributions import Implicit
 from lowerbound.evaluation.gallery import gallery
 from lowerbound.evaluation.latents import latent_summary, unit_kl
-from lowerbound.evaluation.measures import ROWS_AT_ONCE, RUN, Found, Job, parse
+from lowerbound.evaluation.measures import AT_ONCE, ROWS_AT_ONCE, RUN, Found, Job, parse
 from lowerbound.evaluation.scores import Scores
 from lowerbound.objectives import AVB
 from lowerbound.objectives.log_weights import draw
@@ -91,9 +91,10 @@ def evaluate(
         with flushed_denormals():
             found = {}
             for name, (kind, particles) in parsed.items():
+                held = max(particles, AT_ONCE.get(kind, 1))
 
-                def batches(name: str = name, particles: int = particles) -> Iterator[Tensor]:
-                    return _with_bar(_batches(module, data, particles, n), n, name if progress else None)
+                def batches(name: str = name, held: int = held) -> Iterator[Tensor]:
+                    return _with_bar(_batches(module, data, held, n), n, name if progress else None)
 
                 with seeded(seed, "evaluate", name):
                     found[name] = RUN[kind][1](Job(module, batches, n, particles, objective, seed))

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
+from lowerbound.core.errors import NonFiniteError, explain
 from lowerbound.net import BayesianNet, Program, Trace
 
-__all__ = ["FittedGaussian", "fitted_gaussian"]
+__all__ = ["DRAWS", "FittedGaussian", "fitted_gaussian"]
 
-_DRAWS = 1000  # behind the moments of a row, at most
+DRAWS = 1000  # behind the moments of a row
 
 
 class FittedGaussian(BayesianNet):
@@ -33,7 +34,7 @@ class FittedGaussian(BayesianNet):
 
 
 @torch.no_grad()
-def fitted_gaussian(posterior: Program, *, draws: int = _DRAWS) -> Program:
+def fitted_gaussian(posterior: Program, *, draws: int = DRAWS) -> Program:
     r"""Return Gaussians with the mean and the covariance of a posterior's own draws, row by row.
 
     They are proposals for importance sampling: whatever their fit, the mean weight's logarithm is a lower bound of
@@ -62,6 +63,9 @@ def fitted_gaussian(posterior: Program, *, draws: int = _DRAWS) -> Program:
 def _fit(values: Tensor, event_dims: int) -> Distribution:
     """Return the Gaussian with the moments of draws, shape ``[draws, *batch, *event]``."""
     mean = values.mean(0)
+    if not bool(mean.isfinite().all()):
+        cure = "Look at the rows: the posterior's network puts out numbers that are not finite for some."
+        raise NonFiniteError(explain("measure 'is-K'", expected="finite draws of the posterior", got="NaN", cure=cure))
     if event_dims != 1:
         scale = values.std(0).clamp_min(1e-6)
         normal: Any = Normal(mean, scale)

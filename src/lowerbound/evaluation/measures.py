@@ -13,9 +13,10 @@ from torch import Tensor
 
 from lowerbound.core.errors import ArgumentError, explain
 from lowerbound.evaluation.critic import judge_critic, refit_critic
-from lowerbound.evaluation.fitted import fitted_gaussian
+from lowerbound.evaluation.fitted import DRAWS, fitted_gaussian
 from lowerbound.evaluation.quadrature import quadrature
 from lowerbound.objectives import AVB, elbo, is_loglikelihood
+from lowerbound.objectives.log_weights import draw
 
 __all__ = ["MEASURES", "ROWS_AT_ONCE", "Found", "Job", "parse"]
 
@@ -109,6 +110,17 @@ def _iwae(job: Job) -> Found:
 
 
 def _is(job: Job) -> Found:
+    x = next(job.batches())[:1]
+    made = draw(job.model.generator.bind(1), {"x": x}, job.model.posterior.bind(x), particles=1)
+    for name in made.latents:
+        support: Any = getattr(made.model.node(name).distribution, "support", None)
+        value = made.model[name]
+        if support is not None and not bool(support.check(value + 1e3) & support.check(value - 1e3)):
+            cure = "Measure iwae-K, or let the latent be real and transform it in the model."
+            got = f"node {name!r} with support {support}"
+            raise ArgumentError(
+                explain("measure 'is-K'", expected="latents on the whole real line", got=got, cure=cure)
+            )
     return _importance(job, fitted_gaussian)
 
 
@@ -141,6 +153,9 @@ def _avb(job: Job) -> Found:
     nearer = refitted if facts["loss_refitted"] < facts["loss_claimed"] else claimed
     return Found({"value": nearer, "claimed": claimed, "refitted": refitted, **rows}, facts)
 
+
+AT_ONCE = {"is": DRAWS}
+"""By the first word of a measure's name: draws a row that it holds at once, where they are more than its particles."""
 
 RUN: dict[str, tuple[str, Callable[[Job], Found]]] = {
     "elbo": ("lower bound", _elbo),

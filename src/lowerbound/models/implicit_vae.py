@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lowerbound.core.checks import choice, positive_int
 from lowerbound.core.checks import event_shape as check_event_shape
+from lowerbound.core.errors import ArgumentError, explain
 from lowerbound.models.base import EncoderDecoder
 from lowerbound.models.networks import (
     ConvDecoder,
@@ -85,6 +86,9 @@ class ImplicitVAE(EncoderDecoder):
         features: Any
         if network == "conv":
             check_image(shape)
+            if not hidden:
+                cure = "Name the size of the dense layer behind the convolutions, such as hidden=(256,)."
+                raise ArgumentError(explain("hidden", expected="at least one size for conv", got="none", cure=cure))
             features = ConvFeatures(shape, width, hidden[-1], activation, init)
             decoder = ConvDecoder(shape, latent_dim, width, activation, init)
         else:
@@ -143,7 +147,7 @@ class ImplicitVAE(EncoderDecoder):
         """Return an untrained critic of the same form, drawn from torch's generator; it sees rows as this one does."""
         made = ImplicitVAE(**self._arguments).critic
         made.standardize(self.critic.center, self.critic.spread)
-        return made.to(self.critic.center.device)
+        return made.to(self.critic.center)
 
     def describe(self) -> dict[str, Any]:
         """Return the class and the arguments that rebuild the model, as plain values."""

@@ -13,7 +13,7 @@ from lowerbound.core.checks import positive_int, suggestion
 from lowerbound.core.errors import ArgumentError, NodeError, explain
 from lowerbound.net.trace import Reached, Trace
 
-__all__ = ["BayesianNet", "Program"]
+__all__ = ["BayesianNet", "Program", "constants"]
 
 
 class BayesianNet(nn.Module):
@@ -96,7 +96,7 @@ class Program:
         with contextlib.suppress(Reached):
             if detach_parameters:
                 inputs = (value.detach() if isinstance(value, Tensor) else value for value in self.inputs)
-                functional_call(self.net, _constants(self.net), (trace, *inputs), tie_weights=False)
+                functional_call(self.net, constants(self.net), (trace, *inputs), tie_weights=False)
             else:
                 self.net(trace, *self.inputs)
         for name in trace.unused_values():
@@ -108,8 +108,8 @@ class Program:
         return f"Program({type(self.net).__name__}, {len(self.inputs)} inputs)"
 
 
-def _constants(net: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter of a net, detached, once for each place that holds it.
+def constants(net: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter of a net, detached, once for each place that holds it: for `torch.func.functional_call`.
 
     Weights that two modules share are listed under both names, and a module that is registered twice under one only:
     torch would put the constants into it twice, and then take them for what it has to restore (torch 2.13).

@@ -296,11 +296,10 @@ class Trace(Mapping[str, Tensor]):
     # How it is done
 
     def unused_values(self) -> list[str]:
-        """Return the names of given values, and of nodes that were waited for, that the program did not have."""
-        missing = [name for name in self._values if name not in self._nodes]
+        """Return the names of given values, or of the nodes that were waited for, that the program did not have."""
         if self._awaited is None:
-            return missing
-        return list(self._awaited) and [*missing, *(name for name in self._awaited if name not in missing)]
+            return [name for name in self._values if name not in self._nodes]
+        return sorted(self._awaited)  # where the program was left, it may not have come to other names yet
 
     def _record(self, node: Node) -> None:
         """Keep a node; leave the program if it was the last one that the run waits for."""

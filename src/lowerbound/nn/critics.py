@@ -3,6 +3,7 @@ r"""Critics of adversarial variational Bayes: from latents and rows to one logit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,8 @@ class MLPCritic(Critic):
         super().__init__(event_shape)
         sizes = [self.center.numel(), positive_int("latent_dim", latent_dim)]
         self.net = JointMLP(sizes, hidden, 1, activate=activate, init=init)
-        nn.init.zeros_(self.net.rest[-1].weight)  # type: ignore[arg-type]
+        last: Any = self.net.rest[-1] if hidden else self.net.first
+        nn.init.zeros_(last.weight)
 
     def forward(self, z: Tensor, x: Tensor) -> Tensor:
         """Return a logit for each draw, shape ``[K, B]``, for z ``[K, B, latent_dim]`` and x ``[B, *event_shape]``."""

@@ -22,7 +22,7 @@ class JointMLP(nn.Module):
 
     Args:
         in_features: The size of each input.
-        hidden: The sizes of the hidden layers, at least one.
+        hidden: The sizes of the hidden layers; empty for a linear map.
         out_features: The size of the output.
         activate: The name of the activation.
         init: How the weights start, as in `initialize`.
@@ -44,11 +44,12 @@ class JointMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.sizes = [positive_int("in_features", size) for size in in_features]
-        width, *others = hidden
-        self.first = initialize(nn.Linear(sum(self.sizes), positive_int("hidden", width)), init)
-        self.rest = nn.Sequential(
-            make_activation(activate), *MLP(width, others, out_features, activate=activate, init=init)
+        widths = [*(positive_int("hidden", size) for size in hidden), positive_int("out_features", out_features)]
+        self.first = initialize(nn.Linear(sum(self.sizes), widths[0]), init)
+        rest: list[nn.Module] = (
+            [] if len(widths) == 1 else list(MLP(widths[0], widths[1:-1], widths[-1], activate=activate, init=init))
         )
+        self.rest = nn.Sequential(*([make_activation(activate), *rest] if rest else []))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the output, shape ``[*, out_features]``, for inputs ``[*, in_features[i]]``."""

@@ -68,7 +68,7 @@ class BasisSampler(nn.Module):
         \mathbb{E} z = z_0 + \sum_i a_i \mathbb{E} v_i, \quad \mathrm{Var}\, z = \sum_i a_i^2 \mathrm{Var}\, v_i
 
     The :math:`v_i` are n small networks of independent noise; their moments are those of `draws` fresh draws, shared by
-    all rows. The weights :math:`a_i` are positive and start small, and :math:`z_0` starts at 0, so that training begins
+    all rows. The weights :math:`a_i` are positive and start small, and :math:`z_0` near 0, so that training begins
     with narrow posteriors around the prior's mean.
 
     Args:

@@ -9,6 +9,7 @@ trained T instead of :math:`T^*` this is an estimate that may lie on either side
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,12 +18,13 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import softplus
 
 from lowerbound.core.checks import choice, number, positive_int
 from lowerbound.core.errors import ArgumentError, NodeError, ShapeError, TrainingWarning, explain
 from lowerbound.core.types import Model, Outcome, Player
-from lowerbound.net import Program, Trace
+from lowerbound.net import Node, Program, Trace, constants
 from lowerbound.objectives.bound import BoundObjective
 from lowerbound.objectives.log_weights import Draw, draw
 
@@ -40,7 +42,7 @@ def avb(
     particles: int = 1,
     contrast: Literal["prior", "adaptive"] = "prior",
     learns: Literal["ratio", "density"] = "density",
-    moment_draws: int = 256,
+    moment_draws: int = 64,
     validate: bool = False,
 ) -> AdversarialEstimate:
     r"""Return the adversarial estimate of the evidence lower bound, with a cost for each of its two players.
@@ -63,7 +65,8 @@ def avb(
         contrast: What the critic compares q with: the ``"prior"``, or ``"adaptive"``.
         learns: What the critic's network is: ``"ratio"``, T itself, or ``"density"``, log q(z|x) up to a constant,
             from which the known density of the contrast is subtracted.
-        moment_draws: Draws behind the moments of latents whose moments the posterior does not know.
+        moment_draws: Draws behind the moments of latents whose moments the posterior does not know; so many times the
+            posterior runs again for each cost.
         validate: Whether to check the parameters and supports of every node.
 
     Returns:
@@ -143,7 +146,7 @@ class AdversarialEstimate:
         self._moment_draws = positive_int("moment_draws", moment_draws)
         if self._moment_draws == 1:
             raise ArgumentError(
-                explain("moment_draws", expected="2 or more", got=1, cure="One draw has no variance; take 256.")
+                explain("moment_draws", expected="2 or more", got=1, cure="One draw has no variance; take 64.")
             )
 
     # What a user reads
@@ -178,10 +181,10 @@ class AdversarialEstimate:
         return on_posterior.detach(), on_contrast.detach()
 
     def sgvb(self, *, kl_weight: Tensor | float = 1.0) -> Tensor:
-        r"""Return the model's cost, shape ``batch``: its gradient is minus the estimate's, with T held fixed.
+        r"""Return the model's cost, shape ``batch``: its gradient is minus the estimate's, with the critic held fixed.
 
-        Gradients flow through the input of T, not into its parameters, which is the whole gradient where T is optimal:
-        :math:`\mathbb{E}_q \nabla_\phi \log q_\phi(z|x) = 0`.
+        Gradients flow through the critic's input, and not into its parameters, which is the whole gradient where T is
+        optimal: :math:`\mathbb{E}_q \nabla_\phi \log q_\phi(z|x) = 0`.
 
         Args:
             kl_weight: A factor on the KL term of the cost, for a warm-up; the reported value keeps factor 1.
@@ -225,11 +228,17 @@ class AdversarialEstimate:
         made = self.draw
         z, log_prior = _join(made.posterior, made.latents), made.log_prior()
         if self.contrast == "prior":
-            return self._logit(z, log_prior)
+            logit = self._logit(z, log_prior, constant=True)
+            if self.learns == "density" or not torch.is_grad_enabled():
+                return logit
+            # T does not know the prior's parameters, and log p(z) in T* does: their gradient, with the value 0.
+            values = {name: made.posterior[name].detach() for name in made.latents}
+            own = self._prior(values).log_joint(made.latents)
+            return logit + own.detach() - own
         moments = self._moments
         unit = (z - moments.loc) / moments.scale
         log_unit = _log_standard_normal(unit)
-        return self._logit(unit, log_unit) + log_unit - moments.scale.log().sum(-1) - log_prior
+        return self._logit(unit, log_unit, constant=True) + log_unit - moments.scale.log().sum(-1) - log_prior
 
     @cached_property
     def _logits(self) -> tuple[Tensor, Tensor]:
@@ -240,9 +249,11 @@ class AdversarialEstimate:
             if self.contrast == "prior":
                 other = self._prior({})
                 both = torch.cat([z, _join(other, made.latents)])
-                values = {name: made.posterior[name] for name in made.latents}
-                known = self._prior(values).log_joint(made.latents), other.log_joint(made.latents)
-                log_contrast = torch.cat(known)
+                log_contrast = None
+                if self.learns == "density":
+                    values = {name: made.posterior[name] for name in made.latents}
+                    known = self._prior(values).log_joint(made.latents), other.log_joint(made.latents)
+                    log_contrast = torch.cat(known)
             else:
                 moments = self._moments
                 unit = (z - moments.loc) / moments.scale
@@ -251,9 +262,15 @@ class AdversarialEstimate:
         on_posterior, on_contrast = self._logit(both, log_contrast).chunk(2)
         return on_posterior, on_contrast
 
-    def _logit(self, z: Tensor, log_contrast: Tensor) -> Tensor:
-        """Return T for draws ``[k, *batch, D]``, under which the contrast has log-density `log_contrast`."""
-        found = self._critic(z, *self._posterior.inputs)
+    def _logit(self, z: Tensor, log_contrast: Tensor | None, *, constant: bool = False) -> Tensor:
+        """Return T for draws ``[k, *batch, D]``, under which the contrast has log-density `log_contrast`.
+
+        Args:
+            z: The draws.
+            log_contrast: Shape ``[k, *batch]``; needed where the critic learns a density.
+            constant: Whether the critic's parameters count as constants; gradients still flow through z.
+        """
+        found = self._judge(z, constant)
         shape = z.shape[:-1]
         if isinstance(found, Tensor) and found.shape == (*shape, 1):
             found = found.squeeze(-1)
@@ -263,10 +280,30 @@ class AdversarialEstimate:
             expected = f"one logit a draw, shape {tuple(shape)} for z of shape {tuple(z.shape)}"
             raise ShapeError(explain("critic", expected=expected, got=got, cure=cure))
         logit = found.float() if found.dtype in (torch.bfloat16, torch.float16) else found
-        if self.learns == "ratio":
+        if self.learns == "ratio" or log_contrast is None:
             return logit
         # The entropy of a standard normal takes the place of a constant, so that T starts near zero.
         return logit - log_contrast - 0.5 * z.shape[-1] * (_LOG_2PI + 1)
+
+    def _judge(self, z: Tensor, constant: bool) -> Tensor:
+        inputs = self._posterior.inputs
+        try:
+            if constant and isinstance(self._critic, nn.Module):
+                found: Tensor = functional_call(self._critic, constants(self._critic), (z, *inputs), tie_weights=False)
+            else:
+                found = self._critic(z, *inputs)
+        except TypeError as error:
+            called = self._critic.forward if isinstance(self._critic, nn.Module) else self._critic
+            try:
+                inspect.signature(called).bind(z, *inputs)
+            except TypeError:
+                cure = (
+                    "A critic takes z, then what the posterior is bound to: x of encoder.bind(x), nothing of q.bind()."
+                )
+                expected = f"a function of z and {len(inputs)} input{'s' * (len(inputs) != 1)}"
+                raise ArgumentError(explain("critic", expected=expected, got=error, cure=cure)) from error
+            raise
+        return found
 
     def _prior(self, values: Mapping[str, Tensor]) -> Trace:
         """Run the model no further than its latents: given, or drawn from the prior."""
@@ -282,12 +319,7 @@ class AdversarialEstimate:
         nodes = [made.posterior.node(name) for name in made.latents]
         batch = made.posterior.batch
         if all(node.moments is not None for node in nodes):
-            known = [node.moments() for node in nodes if node.moments is not None]
-            axes = [node.value.dim() - 1 - len(batch) for node in nodes]
-            parts = [
-                [_flat(moment.expand((*batch, *moment.shape[moment.dim() - axis :])), len(batch)) for moment in pair]
-                for pair, axis in zip(known, axes, strict=True)
-            ]
+            parts = [_known_moments(node, batch) for node in nodes]
             mean, variance = (torch.cat(part, -1) for part in zip(*parts, strict=True))
         else:
             again = self._posterior.run(particles=self._moment_draws)
@@ -295,12 +327,19 @@ class AdversarialEstimate:
         return _Moments(mean, variance.sqrt().clamp_min(1e-6))
 
     def _check(self, made: Draw) -> None:
+        trained = torch.is_grad_enabled() and any(p.requires_grad for p in self._posterior.net.parameters())
         for name in made.latents:
             node = made.posterior.node(name)
-            if not node.pathwise:
+            if not node.pathwise or not node.value.is_floating_point():
                 cure = "Draw it by a differentiable sampler, or from a distribution with rsample."
-                got = type(getattr(node.distribution, "base_dist", node.distribution)).__name__
+                implicit = node.distribution is None
+                got = node.value.dtype if implicit else type(_base(node.distribution)).__name__
                 raise NodeError(explain(f"avb at node {name!r}", expected="a pathwise draw", got=got, cure=cure))
+        if trained and not any(made.posterior[name].requires_grad for name in made.latents):
+            names = ", ".join(made.latents)
+            cure = "Compute the draw from the network's output with gradients on; no .detach(), no torch.no_grad()."
+            expected = "a draw that depends on the posterior's parameters"
+            raise NodeError(explain(f"avb at node {names}", expected=expected, got="one without a gradient", cure=cure))
         explicit = all(made.posterior.node(name).kind == "stochastic" for name in made.latents)
         if explicit and not torch.compiler.is_compiling():
             text = (
@@ -308,6 +347,24 @@ class AdversarialEstimate:
                 "lb.iw_objective. AVB goes on with its critic's estimate."
             )
             warnings.warn(text, TrainingWarning, stacklevel=2)
+
+
+def _base(distribution: Any) -> Any:
+    return getattr(distribution, "base_dist", distribution)
+
+
+def _known_moments(node: Node, batch: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Return a node's own mean and variance, each ``[*batch, size]``."""
+    event = tuple(node.value.shape[1 + len(batch) :])
+    found = node.moments() if node.moments is not None else ()
+    for moment in found:
+        if tuple(moment.shape) not in (batch + event, event):
+            cure = "Leave moments out where they depend on other draws; repeated draws take their place."
+            expected = f"shape {batch + event}"
+            got = tuple(moment.shape)
+            raise NodeError(explain(f"moments of node {node.name!r}", expected=expected, got=got, cure=cure))
+    mean, variance = (_flat(moment.expand(batch + event), len(batch)) for moment in found)
+    return mean, variance
 
 
 def _flat(value: Tensor, lead: int) -> Tensor:
@@ -344,10 +401,11 @@ class AVB(BoundObjective):
         critic_steps: Updates of the critic for each of the model's, each with fresh noise.
         critic_lr: The critic's learning rate; None for the run's.
         critic_schedule: The critic's schedule; None for the run's.
-        moment_draws: Draws behind the moments of latents whose moments the posterior does not know.
+        moment_draws: Draws behind the moments of latents whose moments the posterior does not know; so many times the
+            posterior runs again in every turn, so take a sampler that knows them where you can.
 
     Raises:
-        ArgumentError: if there is no critic, or an argument is unknown or not positive.
+        ArgumentError: if there is no critic, it shares parameters with the model, or an argument is out of range.
 
     Source: Mescheder, Nowozin and Geiger, Adversarial Variational Bayes (2017).
 
@@ -372,14 +430,19 @@ class AVB(BoundObjective):
         critic_steps: int = 2,
         critic_lr: float | None = None,
         critic_schedule: str | None = None,
-        moment_draws: int = 256,
+        moment_draws: int = 64,
     ) -> None:
         super().__init__(model, particles=particles)
         own = getattr(model, "critic", None)
-        if critic is None and not isinstance(own, nn.Module):
+        if not isinstance(own if critic is None else critic, nn.Module):
             cure = "Pass critic=lb.nn.MLPCritic(event_shape, latent_dim), or a model that has one."
-            raise ArgumentError(explain("critic", expected="a network", got="none", cure=cure))
-        self.given_critic = critic
+            raise ArgumentError(explain("critic", expected="a torch module", got=type(critic).__name__, cure=cure))
+        self.given_critic = None if critic is own else critic
+        shared = {id(p) for p in self.critic.parameters()} & {id(p) for p in self._model_parameters()}
+        if shared:
+            cure = "Give each player parameters of its own."
+            expected = "a critic that shares no parameter with generator and posterior"
+            raise ArgumentError(explain("critic", expected=expected, got=f"{len(shared)} in common", cure=cure))
         self.contrast = choice("contrast", contrast, ("prior", "adaptive"))
         self.learns = choice("learns", learns, ("ratio", "density"))
         self.critic_steps = positive_int("critic_steps", critic_steps)
@@ -397,12 +460,14 @@ class AVB(BoundObjective):
 
     def players(self) -> tuple[Player, ...]:
         """Return the model (both programs) and the critic."""
-        both = [*self.model.generator.parameters(), *self.model.posterior.parameters()]
-        model = tuple(dict.fromkeys(p for p in both if p.requires_grad))
+        model = tuple(dict.fromkeys(p for p in self._model_parameters() if p.requires_grad))
         critic = tuple(p for p in self.critic.parameters() if p.requires_grad)
         given = {"lr": self.critic_lr, "schedule": self.critic_schedule}
         settings = {name: value for name, value in given.items() if value is not None}
         return (Player("model", model), Player("critic", critic, self.critic_steps, settings))
+
+    def _model_parameters(self) -> list[nn.Parameter]:
+        return [*self.model.generator.parameters(), *self.model.posterior.parameters()]
 
     def estimate(self, x: Tensor, *, particles: int | None = None, validate: bool = False) -> AdversarialEstimate:
         """Return the estimate of a batch, shape ``[B, *event_shape]``; None stands for the objective's particles."""
@@ -457,6 +522,7 @@ class AVB(BoundObjective):
         return {
             **super().describe(),
             "critic": type(self.critic).__name__,
+            "own_critic": self.given_critic is None,
             "contrast": self.contrast,
             "learns": self.learns,
             "critic_steps": self.critic_steps,

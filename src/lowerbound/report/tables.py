@@ -155,6 +155,9 @@ def scores_table(scores: Scores) -> Table:
 
     data = scores.data
     caption = f"{data.get('name', 'data')}, {data.get('split', 'all')} rows"
+    if "grid_change" in scores.measures.get("quadrature", {}):
+        change = scores.measures["quadrature"]["grid_change"]
+        caption += f"\nlog p(x) moves by at most {change:.1g} nats when the grid is twice as coarse"
     if critic := critic_line(scores):
         caption += f"\n{critic}"
     table = Table(box=box.SIMPLE_HEAD, caption=Text(caption), caption_justify="left")

@@ -89,9 +89,10 @@ class Checkpoint:
     def _check_same(self, old: Any, new: dict[str, Any]) -> None:
         check_format(self.folder / "config.json", old)
         plain = json.loads(json.dumps(new))
+        own = (plain.get("objective") or {}).get("critic_schedule") in (None, "constant")
         for part in ("objective", "data", "validation", "training"):
             mine, theirs = plain.get(part) or {}, old.get(part) or {}
-            longer = mine.get("schedule") == "constant" and mine.get("epochs", 0) > theirs.get("epochs", 0)
+            longer = own and mine.get("schedule") == "constant" and mine.get("epochs", 0) > theirs.get("epochs", 0)
             for key in sorted(mine.keys() | theirs.keys()):
                 if mine.get(key) != theirs.get(key) and not (key == "epochs" and longer):
                     cure = "A resumed run keeps its settings; choose another folder for a new run."
