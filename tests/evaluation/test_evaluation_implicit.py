@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.distributions import Bernoulli, Cauchy, Normal
+from torch.distributions import Bernoulli, Cauchy, Exponential, Normal
 
 import exact
 import lowerbound as lb
 import tiny
-from lowerbound.core.errors import ArgumentError, NodeError
+from lowerbound.core.errors import ArgumentError, NodeError, NonFiniteError, ShapeError
 from lowerbound.evaluation import calibration_error, fitted_gaussian, judge_critic, quadrature, refit_critic
 from lowerbound.models import LatentVariableModel
 from lowerbound.objectives import AVB
@@ -148,17 +148,53 @@ def test_fit_of_several_shapes_and_of_draws_on_a_line() -> None:
     assert all(bool(trace.log_prob(name).isfinite().all()) for name in trace)
 
 
+def test_fits_that_cannot_be() -> None:
+    class NaN(lb.BayesianNet):
+        def forward(self, bn, x):
+            bn.implicit("z", x + torch.full((*bn.particles, len(x)), math.nan), event_dims=0)
+
+    with pytest.raises(NonFiniteError, match=r"measure 'is-K': expected finite draws of the posterior, got NaN"):
+        fitted_gaussian(NaN().bind(torch.zeros(3)))
+
+
+def test_latents_of_bounded_support_are_refused() -> None:
+    """A Gaussian puts mass where the prior has none, and torch may not be looking."""
+
+    class Positive(LatentVariableModel):
+        class P(lb.BayesianNet):
+            def forward(self, bn, n):
+                z = bn.sample("z", Exponential(torch.ones(n, 1)), event_dims=1)
+                bn.sample("x", Normal(z, 1.0), event_dims=1)
+
+        class Q(lb.BayesianNet):
+            def __init__(self) -> None:
+                super().__init__()
+                self.anchor = nn.Parameter(torch.zeros(()))
+
+            def forward(self, bn, x):
+                bn.implicit("z", torch.rand(*bn.particles, len(x), 1) + x.exp())
+
+        def __init__(self) -> None:
+            super().__init__(self.P(), self.Q())
+
+    with pytest.raises(ArgumentError, match=r"measure 'is-K': expected latents on the whole real line, got node 'z'"):
+        lb.evaluate(Positive(), tiny.Rows(torch.randn(20, 1)), "is-10")
+
+
 # --- Critics ----------------------------------------------------------------------------------------------------------
 
 
 def test_calibration_error_by_hand() -> None:
     logit = math.log(3)  # says 3 of 4
-    assert calibration_error(torch.full((75,), logit), torch.full((25,), logit)) == pytest.approx(0.0, abs=1e-7)
+    mostly, seldom = torch.full((75,), logit), torch.full((25,), logit)
+    assert calibration_error(torch.cat([mostly, -seldom]), torch.cat([seldom, -mostly])) == pytest.approx(0.0, abs=1e-7)
     assert calibration_error(torch.full((50,), logit), torch.full((50,), logit)) == pytest.approx(0.25)
     # Two kinds of draws, half of each kind in one bin: 0.25 too sure on one, right on the other.
     posterior = torch.cat([torch.full((50,), logit), torch.zeros(50)])
     contrast = torch.cat([torch.full((50,), logit), torch.zeros(50)])
     assert calibration_error(posterior, contrast) == pytest.approx(0.125)
+    with pytest.raises(ShapeError, match=r"logits: expected two vectors of the same length, got \(90,\) and \(10,\)"):
+        calibration_error(torch.zeros(90), torch.zeros(10))
 
 
 def test_calibration_error_of_a_true_and_of_an_overconfident_critic() -> None:
