@@ -42,14 +42,24 @@ def test_rows_that_repeat_are_the_rows_alone() -> None:
 
 
 def test_a_likelihood_narrower_than_the_grid_is_refused() -> None:
-    """Noise of 0.004 against a step of 0.035: the sum misses the peak by whole nats."""
+    """Noise of 0.0005 against a step of 0.009: the sum misses the peak by whole nats."""
     case = exact.linear_gaussian(2, 2)
-    case.noise = torch.full((2,), 0.004, dtype=torch.float64)
+    case.noise = torch.full((2,), 0.0005, dtype=torch.float64)
     x = exact.random(1, 4, 2) @ case.weight.T + case.mean
     with pytest.raises(
         ArgumentError, match="expected a value that moves by at most 0.01 nats, got one .* Measure iwae"
     ):
         quadrature(case.generator(), x)
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.02])
+def test_grids_are_refined_where_the_likelihood_is_narrow(noise: float) -> None:
+    case = exact.linear_gaussian(2, 2)
+    case.noise = torch.full((2,), noise, dtype=torch.float64)
+    x = exact.random(1, 2, 2) @ case.weight.T + case.mean
+    value, change = quadrature(case.generator(), x)
+    assert float((value - case.log_evidence(x)).abs().max()) < 1e-6
+    assert float(change.max()) < 1e-3
 
 
 def test_rows_beyond_the_grid_are_refused() -> None:
