@@ -41,6 +41,9 @@ def train(
     network: Annotated[str | None, typer.Option(help="For implicit posteriors: dense or conv.")] = None,
     sampler: Annotated[str | None, typer.Option(help="For implicit posteriors: noise or basis.")] = None,
     noise_dim: Annotated[int | None, typer.Option(help="For implicit posteriors: the size of the noise.")] = None,
+    contrast: Annotated[
+        str | None, typer.Option(help="What a critic compares the posterior with: prior or adaptive.")
+    ] = None,
     critic: Annotated[str | None, typer.Option(help="The critic's form: mlp or bilinear.")] = None,
     critic_hidden: Annotated[
         str | None, typer.Option(metavar="N,N", help="Sizes of the critic's hidden layers.")
@@ -90,7 +93,12 @@ def train(
             "critic": critic,
             "critic_hidden": _sizes(critic_hidden, "--critic-hidden"),
         },
-        objective_options={"particles": particles, "critic_steps": critic_steps, "critic_lr": critic_lr},
+        objective_options={
+            "particles": particles,
+            "contrast": contrast,
+            "critic_steps": critic_steps,
+            "critic_lr": critic_lr,
+        },
         validation=validation,
         seed=seed,
         training={

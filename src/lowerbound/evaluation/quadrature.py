@@ -29,7 +29,7 @@ def quadrature(generator: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
     Where the integrand is smooth and falls off on all sides, the sum converges faster than any power of the step h,
     and the change from 2h to h is far larger than the error that h leaves; where it has kinks, as behind ReLU networks,
-    it is of the same order or larger. Grids are refined up to 16 times in area (8 times in length for one dimension) until
+    it is of the same order or larger. Grids are refined (their step by up to 4 in two dimensions, 8 in one) until
     the change is below 0.001 nats; one above 0.01 nats is refused.
 
     Args:
