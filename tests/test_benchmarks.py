@@ -18,6 +18,7 @@ TABLES = {  # arguments: rows and columns of text in front of the numbers
     ("speed_avb.py",): (4, 1),
     ("initialization.py",): (12, 2),
     ("initialization.py", "--model", "conv-vae", "--init", "glorot", "--inputs", "raw", "centred"): (2, 2),
+    ("adversarial.py",): (2, 1),
     ("memory.py",): (5, 1),
 }
 

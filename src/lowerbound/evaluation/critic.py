@@ -22,7 +22,9 @@ __all__ = ["calibration_error", "judge_critic", "refit_critic"]
 Array = NDArray[np.float64]
 
 
-def refit_critic(objective: AVB, x: Tensor, *, steps: int = 2000, batch_size: int = 512, lr: float = 4e-3) -> AVB:
+def refit_critic(
+    objective: AVB, x: Tensor, *, steps: int = 2000, batch_size: int = 32, particles: int = 16, lr: float = 4e-3
+) -> AVB:
     """Return the objective over the same model with a fresh critic, trained on draws for the rows `x`.
 
     Every step draws new noise, so the critic cannot learn the draws by heart; it can only come closer to the log-ratio.
@@ -32,12 +34,13 @@ def refit_critic(objective: AVB, x: Tensor, *, steps: int = 2000, batch_size: in
         x: Rows, shape ``[n, *event_shape]``.
         steps: Updates of the critic.
         batch_size: Rows an update.
+        particles: Draws a row.
         lr: The learning rate at the start; it falls to zero as a cosine.
 
     Raises:
         ArgumentError: if the model cannot make a fresh critic, or a number is not positive.
     """
-    for name, value in (("steps", steps), ("batch_size", batch_size)):
+    for name, value in (("steps", steps), ("batch_size", batch_size), ("particles", particles)):
         positive_int(name, value)
     number("lr", lr, low=0.0, open_low=True)
     model: Any = objective.model
@@ -52,6 +55,7 @@ def refit_critic(objective: AVB, x: Tensor, *, steps: int = 2000, batch_size: in
         contrast=objective.contrast,  # type: ignore[arg-type]
         learns=objective.learns,  # type: ignore[arg-type]
         moment_draws=objective.moment_draws,
+        particles=particles,
     )
     parameters = list(fresh.critic.parameters())
     optimizer = torch.optim.Adam(parameters, lr=lr, betas=(0.5, 0.999))
