@@ -336,7 +336,7 @@ def test_a_run_is_judged_by_quadrature_and_its_critic(run_folder) -> None:
 
 
 def test_more_latents_are_judged_by_importance_sampling(tmp_path) -> None:
-    train(RECIPES["avb-ac"].changed(latent_dim=3, **SMALL), out=tmp_path / "run", progress=False)
+    train(RECIPES["avb"].changed(latent_dim=3, **SMALL), out=tmp_path / "run", progress=False)
     assert list(evaluate_run(tmp_path / "run", limit=20).measures) == ["avb", "is-1000"]
 
 

@@ -131,9 +131,9 @@ REFUSED = {
     "argument of the model": ({"model_options": {"width": 3}}, ArgumentError, "width: expected an argument of VAE"),
     "objective": ({"objective": "IWEA"}, ArgumentError, "objective: .*Did you mean 'IWAE'"),
     "argument of the objective": (
-        {"objective_options": {"gradient": "dreg"}},
+        {"objective_options": {"contrast": "prior"}},
         ArgumentError,
-        "gradient: expected an argument of ELBO",
+        "contrast: expected an argument of ELBO",
     ),
     "batch size": ({"training": {"batch_size": 0}}, ArgumentError, "batch_size: expected a positive integer, got 0"),
     "setting": ({"training": {"epoch": 1}}, ArgumentError, r"fit: expected known settings, got \['epoch'\]"),
