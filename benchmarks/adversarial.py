@@ -24,7 +24,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "avb": {},
     "contrast with the prior": {"objective_options": {"contrast": "prior"}},
     "critic learns the ratio": {"objective_options": {"learns": "ratio"}},
-    "16 draws behind the moments": {"objective_options": {"moment_draws": 16}},
     "1 critic step": {"objective_options": {"critic_steps": 1}},
     "4 critic steps": {"objective_options": {"critic_steps": 4}},
     "lr 2e-4, critic 1e-3": {"objective_options": {"critic_lr": 1e-3}, "training": {"lr": 2e-4}},

@@ -124,7 +124,6 @@ RECIPES: dict[str, Recipe] = {
             objective_options={
                 "contrast": "adaptive",
                 "particles": 16,
-                "moment_draws": 64,
                 "critic_steps": 2,
                 "critic_lr": 2e-3,
             },

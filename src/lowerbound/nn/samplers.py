@@ -28,6 +28,8 @@ class NoiseSampler(nn.Module):
         noise_dim: The size of the noise.
         activate: The name of the activation.
         init: How the weights start, as in `initialize`.
+        draws: The number of draws behind the mean and the variance. Their noise is drawn once and kept, so that the
+            moments are a function of the row: a critic that sees z in their units sees each row's z always alike.
 
     Source: Mescheder, Nowozin and Geiger, Adversarial Variational Bayes (2017).
 
@@ -35,6 +37,8 @@ class NoiseSampler(nn.Module):
         >>> NoiseSampler(4, 2)(torch.zeros(5, 4)).rsample((3,)).shape
         torch.Size([3, 5, 2])
     """
+
+    moment_noise: Tensor
 
     def __init__(
         self,
@@ -45,9 +49,11 @@ class NoiseSampler(nn.Module):
         noise_dim: int = 4,
         activate: str = "relu",
         init: str = "glorot",
+        draws: int = 64,
     ) -> None:
         super().__init__()
         self.features, self.noise_dim = positive_int("features", features), positive_int("noise_dim", noise_dim)
+        self.register_buffer("moment_noise", torch.randn(positive_int("draws", draws), noise_dim))
         self.net = JointMLP([in_features, noise_dim], hidden, features, activate=activate, init=init)
 
     def forward(self, h: Tensor) -> Implicit:
@@ -58,7 +64,13 @@ class NoiseSampler(nn.Module):
             noise = torch.randn(shape, dtype=self.net.first.weight.dtype, device=h.device)
             return widen(self.net(h, noise))
 
-        return Implicit(draw, tuple(h.shape[:-1]), (self.features,))
+        @torch.no_grad()
+        def moments() -> tuple[Tensor, Tensor]:
+            noise = self.moment_noise.reshape(-1, *[1] * (h.dim() - 1), self.noise_dim)
+            variance, mean = torch.var_mean(widen(self.net(h, noise)), 0)
+            return mean, variance
+
+        return Implicit(draw, tuple(h.shape[:-1]), (self.features,), moments=moments)
 
 
 class BasisSampler(nn.Module):
@@ -67,9 +79,9 @@ class BasisSampler(nn.Module):
     .. math:: z = z_0(h) + \sum_{i=1}^{n} a_i(h) \odot v_i(\epsilon_i), \qquad
         \mathbb{E} z = z_0 + \sum_i a_i \mathbb{E} v_i, \quad \mathrm{Var}\, z = \sum_i a_i^2 \mathrm{Var}\, v_i
 
-    The :math:`v_i` are n small networks of independent noise; their moments are those of `draws` fresh draws, shared by
-    all rows. The weights :math:`a_i` are positive and start small, and :math:`z_0` near 0, so that training begins
-    with narrow posteriors around the prior's mean.
+    The :math:`v_i` are n small networks of independent noise. Their moments are those of `draws` draws whose noise is
+    drawn once and kept, the same for all rows, so that the moments are a function of the row. The weights :math:`a_i`
+    are positive and start small, and :math:`z_0` near 0: training begins with narrow posteriors around the prior's mean.
 
     Args:
         in_features: The size of the features.
@@ -89,6 +101,8 @@ class BasisSampler(nn.Module):
         (torch.Size([3, 5, 2]), torch.Size([5, 2]))
     """
 
+    moment_noise: Tensor
+
     def __init__(
         self,
         in_features: int,
@@ -103,7 +117,8 @@ class BasisSampler(nn.Module):
     ) -> None:
         super().__init__()
         self.features, self.basis = positive_int("features", features), positive_int("basis", basis)
-        self.draws, self.noise_dim = positive_int("draws", draws), positive_int("noise_dim", noise_dim)
+        self.noise_dim = positive_int("noise_dim", noise_dim)
+        self.register_buffer("moment_noise", torch.randn(basis, positive_int("draws", draws), noise_dim))
         self.center = initialize(nn.Linear(in_features, features), init)
         self.weights = initialize(nn.Linear(in_features, basis * features), init)
         nn.init.normal_(self.center.weight, std=1e-3)
@@ -120,22 +135,24 @@ class BasisSampler(nn.Module):
         weights = nn.functional.elu(weights) + 1
 
         def draw(lead: tuple[int, ...]) -> Tensor:
-            return center + (weights * self._vectors((*lead, *batch), h.device)).sum(-2)
+            size = torch.Size((*lead, *batch)).numel()
+            noise = torch.randn(self.basis, size, self.noise_dim, dtype=self.center.weight.dtype, device=h.device)
+            vectors = self._vectors(noise).reshape(*lead, *batch, self.basis, self.features)
+            return center + (weights * vectors).sum(-2)
 
         @torch.no_grad()
         def moments() -> tuple[Tensor, Tensor]:
-            variance, mean = torch.var_mean(self._vectors((self.draws,), h.device), 0)
+            variance, mean = torch.var_mean(self._vectors(self.moment_noise), 0)
             return center + (weights * mean).sum(-2), (weights.square() * variance).sum(-2)
 
         return Implicit(draw, batch, (self.features,), moments=moments)
 
-    def _vectors(self, lead: tuple[int, ...], device: torch.device) -> Tensor:
-        """Return draws of all basis vectors, shape ``[*lead, basis, features]``."""
-        h = torch.randn(self.basis, _size(lead), self.noise_dim, dtype=self.center.weight.dtype, device=device)
+    def _vectors(self, noise: Tensor) -> Tensor:
+        """Return draws of all basis vectors, ``[N, basis, features]``, for noise ``[basis, N, noise_dim]``."""
+        h = noise
         for layer in self.layers[:-1]:
             h = self.activation(layer(h))
-        vectors = widen(self.layers[-1](h))
-        return vectors.transpose(0, 1).reshape(*lead, self.basis, self.features)
+        return widen(self.layers[-1](h)).transpose(0, 1)
 
 
 # elu(-5) + 1 = 0.007: where the weights of the basis start.
@@ -153,7 +170,3 @@ class _BasisLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, x, self.weight)
-
-
-def _size(lead: tuple[int, ...]) -> int:
-    return torch.Size(lead).numel()
