@@ -178,7 +178,7 @@ def test_moments_of_a_basis_sampler_are_exact_in_the_formula(monkeypatch):
     sampler = BasisSampler(H, L, basis=3, draws=7).double()
     nn.init.normal_(sampler.weights.bias)
     h, vectors = random(0, B, H), random(1, 7, 3, L)
-    monkeypatch.setattr(BasisSampler, "_vectors", lambda self, lead, device: vectors)
+    monkeypatch.setattr(BasisSampler, "_vectors", lambda self, noise: vectors)
     q = sampler(h)
     a = (nn.functional.elu(sampler.weights(h)) + 1).reshape(B, 3, L)
     mean = sampler.center(h) + (a * vectors.mean(0)).sum(1)
@@ -186,6 +186,24 @@ def test_moments_of_a_basis_sampler_are_exact_in_the_formula(monkeypatch):
     torch.testing.assert_close(q.mean, mean.detach(), rtol=0, atol=1e-12)
     torch.testing.assert_close(q.variance, variance.detach(), rtol=0, atol=1e-12)
     assert not q.mean.requires_grad
+
+
+@pytest.mark.parametrize("kind", [NoiseSampler, BasisSampler])
+def test_moments_are_a_function_of_the_row(kind):
+    """Asked again, in another order, or after loading the weights: the same to rounding; and those of the draws."""
+    torch.manual_seed(0)
+    sampler, twin = kind(H, L, draws=500), kind(H, L, draws=500)
+    h = torch.randn(B, H)
+    mean, variance = sampler(h).mean, sampler(h).variance
+    order = torch.randperm(B)
+    torch.testing.assert_close(sampler(h[order]).mean, mean[order])
+    torch.testing.assert_close(sampler(h).variance, variance)
+    assert not torch.allclose(twin(h).mean, mean)
+    twin.load_state_dict(sampler.state_dict())
+    torch.testing.assert_close(twin(h).mean, mean)
+    draws = sampler(h).rsample((4000,)).detach()
+    error = (draws.mean(0) - mean).abs() / (variance / 500 + variance / 4000).sqrt()
+    assert float(error.max()) < 6  # standard errors, of few means: a false alarm in 1e7 runs
 
 
 def test_moments_of_a_basis_sampler_are_those_of_many_draws():

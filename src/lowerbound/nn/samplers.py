@@ -81,7 +81,7 @@ class BasisSampler(nn.Module):
 
     The :math:`v_i` are n small networks of independent noise. Their moments are those of `draws` draws whose noise is
     drawn once and kept, the same for all rows, so that the moments are a function of the row. The weights :math:`a_i`
-    are positive and start small, and :math:`z_0` near 0: training begins with narrow posteriors around the prior's mean.
+    are positive and start small, and :math:`z_0` near 0: training begins with narrow posteriors around zero.
 
     Args:
         in_features: The size of the features.
