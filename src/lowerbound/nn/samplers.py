@@ -28,8 +28,8 @@ class NoiseSampler(nn.Module):
         noise_dim: The size of the noise.
         activate: The name of the activation.
         init: How the weights start, as in `initialize`.
-        draws: The number of draws behind the mean and the variance. Their noise is drawn once and kept, so that the
-            moments are a function of the row: a critic that sees z in their units sees each row's z always alike.
+        draws: The number of draws behind the mean and the variance. Their noise is quasi-random, drawn once and kept,
+            so that the moments are a function of the row: a critic that sees z in their units sees it always alike.
 
     Source: Mescheder, Nowozin and Geiger, Adversarial Variational Bayes (2017).
 
@@ -53,7 +53,7 @@ class NoiseSampler(nn.Module):
     ) -> None:
         super().__init__()
         self.features, self.noise_dim = positive_int("features", features), positive_int("noise_dim", noise_dim)
-        self.register_buffer("moment_noise", torch.randn(positive_int("draws", draws), noise_dim))
+        self.register_buffer("moment_noise", _even_noise(positive_int("draws", draws), noise_dim))
         self.net = JointMLP([in_features, noise_dim], hidden, features, activate=activate, init=init)
 
     def forward(self, h: Tensor) -> Implicit:
@@ -79,8 +79,8 @@ class BasisSampler(nn.Module):
     .. math:: z = z_0(h) + \sum_{i=1}^{n} a_i(h) \odot v_i(\epsilon_i), \qquad
         \mathbb{E} z = z_0 + \sum_i a_i \mathbb{E} v_i, \quad \mathrm{Var}\, z = \sum_i a_i^2 \mathrm{Var}\, v_i
 
-    The :math:`v_i` are n small networks of independent noise. Their moments are those of `draws` draws whose noise is
-    drawn once and kept, the same for all rows, so that the moments are a function of the row. The weights :math:`a_i`
+    The :math:`v_i` are n small networks of independent noise. Their moments are those of `draws` draws of quasi-random
+    noise, drawn once and kept, the same for all rows, so that the moments are a function of the row. The weights :math:`a_i`
     are positive and start small, and :math:`z_0` near 0: training begins with narrow posteriors around zero.
 
     Args:
@@ -118,7 +118,9 @@ class BasisSampler(nn.Module):
         super().__init__()
         self.features, self.basis = positive_int("features", features), positive_int("basis", basis)
         self.noise_dim = positive_int("noise_dim", noise_dim)
-        self.register_buffer("moment_noise", torch.randn(basis, positive_int("draws", draws), noise_dim))
+        self.register_buffer(
+            "moment_noise", _even_noise(positive_int("draws", draws), basis * noise_dim, (basis, noise_dim))
+        )
         self.center = initialize(nn.Linear(in_features, features), init)
         self.weights = initialize(nn.Linear(in_features, basis * features), init)
         nn.init.normal_(self.center.weight, std=1e-3)
@@ -153,6 +155,14 @@ class BasisSampler(nn.Module):
         for layer in self.layers[:-1]:
             h = self.activation(layer(h))
         return widen(self.layers[-1](h)).transpose(0, 1)
+
+
+def _even_noise(n: int, dims: int, shape: tuple[int, int] | None = None) -> Tensor:
+    """Return n standard normal points that lie evenly (scrambled Sobol), ``[n, dims]``, or ``[basis, n, noise_dim]``."""
+    seed = int(torch.randint(2**31 - 1, ()))
+    points = torch.quasirandom.SobolEngine(dims, scramble=True, seed=seed).draw(n, dtype=torch.float64)
+    noise = torch.special.ndtri(points.clamp(1e-6, 1 - 1e-6)).float()
+    return noise if shape is None else noise.reshape(n, *shape).transpose(0, 1).contiguous()
 
 
 # elu(-5) + 1 = 0.007: where the weights of the basis start.
