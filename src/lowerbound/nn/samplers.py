@@ -80,8 +80,8 @@ class BasisSampler(nn.Module):
         \mathbb{E} z = z_0 + \sum_i a_i \mathbb{E} v_i, \quad \mathrm{Var}\, z = \sum_i a_i^2 \mathrm{Var}\, v_i
 
     The :math:`v_i` are n small networks of independent noise. Their moments are those of `draws` draws of quasi-random
-    noise, drawn once and kept, the same for all rows, so that the moments are a function of the row. The weights :math:`a_i`
-    are positive and start small, and :math:`z_0` near 0: training begins with narrow posteriors around zero.
+    noise, drawn once and kept, the same for all rows, so that the moments are a function of the row. The weights
+    :math:`a_i` are positive and start small, and :math:`z_0` near 0: training begins with narrow posteriors around zero.
 
     Args:
         in_features: The size of the features.
@@ -158,10 +158,10 @@ class BasisSampler(nn.Module):
 
 
 def _even_noise(n: int, dims: int, shape: tuple[int, int] | None = None) -> Tensor:
-    """Return n standard normal points that lie evenly (scrambled Sobol), ``[n, dims]``, or ``[basis, n, noise_dim]``."""
+    """Return n standard normal points that lie evenly (scrambled Sobol), ``[n, dims]`` or ``[basis, n, noise_dim]``."""
     seed = int(torch.randint(2**31 - 1, ()))
     points = torch.quasirandom.SobolEngine(dims, scramble=True, seed=seed).draw(n, dtype=torch.float64)
-    noise = torch.special.ndtri(points.clamp(1e-6, 1 - 1e-6)).float()
+    noise: Tensor = torch.special.ndtri(points.clamp(1e-6, 1 - 1e-6)).float()
     return noise if shape is None else noise.reshape(n, *shape).transpose(0, 1).contiguous()
 
 
