@@ -81,7 +81,7 @@ class BasisSampler(nn.Module):
 
     The :math:`v_i` are n small networks of independent noise. Their moments are those of `draws` draws of quasi-random
     noise, drawn once and kept, the same for all rows, so that the moments are a function of the row. The weights
-    :math:`a_i` are positive and start small, and :math:`z_0` near 0: training begins with narrow posteriors around zero.
+    :math:`a_i` are positive and start small, and :math:`z_0` near 0: posteriors are narrow at first.
 
     Args:
         in_features: The size of the features.
