@@ -275,7 +275,7 @@ class Dataset:
         Example:
             >>> from lowerbound.data import four_points
             >>> four_points()[1].describe()["sha256"][:16]
-            '5a0ff68f75e05d75'
+            '836de0bece5bd927'
         """
         return {
             "name": self.name,

@@ -213,7 +213,7 @@ class ELBO(BoundObjective):
         if gradient == "vargrad" or baseline == "leave-one-out":
             require_particles(gradient, particles)
         self.baseline = baseline
-        self.register_buffer("moving_average", torch.zeros(()))
+        self.register_buffer("moving_average", torch.zeros(()), persistent=baseline == "moving-average")
 
     def bound(self, x: Tensor, *, validate: bool = False) -> EvidenceLowerBound:
         """Return the bound of a batch, shape ``[B, *event_shape]``."""
