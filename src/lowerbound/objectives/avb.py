@@ -10,7 +10,6 @@ trained T instead of :math:`T^*` this is an estimate that may lie on either side
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -24,13 +23,12 @@ from torch.nn.functional import softplus
 from lowerbound.core.checks import choice, number, positive_int
 from lowerbound.core.errors import ArgumentError, NodeError, ShapeError, TrainingWarning, explain
 from lowerbound.core.types import Model, Outcome, Player
-from lowerbound.net import Node, Program, Trace, constants
+from lowerbound.net import Program, Trace, constants
 from lowerbound.objectives.bound import BoundObjective
+from lowerbound.objectives.joined import LOG_2PI, join, known_moments, log_standard_normal
 from lowerbound.objectives.log_weights import Draw, draw
 
 __all__ = ["AVB", "AdversarialEstimate", "avb"]
-
-_LOG_2PI = math.log(2 * math.pi)
 
 
 def avb(
@@ -197,6 +195,10 @@ class AdversarialEstimate:
 
         .. math:: \mathrm{softplus}(-T(z_q, x)) + \mathrm{softplus}(T(z_c, x))
         """
+        return self._critic_cost
+
+    @cached_property
+    def _critic_cost(self) -> Tensor:
         on_posterior, on_contrast = self._logits
         return (softplus(-on_posterior) + softplus(on_contrast)).mean(0)
 
@@ -227,7 +229,7 @@ class AdversarialEstimate:
     def _log_ratio(self) -> Tensor:
         """T in terms of the prior: an estimate of log q(z|x) - log p(z), shape ``[K, *batch]``."""
         made = self.draw
-        z, log_prior = _join(made.posterior, made.latents), made.log_prior()
+        z, log_prior = join(made.posterior, made.latents), made.log_prior()
         if self.contrast == "prior":
             logit = self._logit(z, log_prior, constant=True)
             if self.learns == "density" or not torch.is_grad_enabled():
@@ -238,7 +240,7 @@ class AdversarialEstimate:
             return logit + own.detach() - own
         moments = self._moments
         unit = (z - moments.loc) / moments.scale
-        log_unit = _log_standard_normal(unit)
+        log_unit = log_standard_normal(unit)
         return self._logit(unit, log_unit, constant=True) + log_unit - moments.scale.log().sum(-1) - log_prior
 
     @cached_property
@@ -246,10 +248,10 @@ class AdversarialEstimate:
         """T on draws of q and on draws of the contrast, each ``[K, *batch]``, computed in one pass."""
         with torch.no_grad():
             made = self._frozen
-            z = _join(made.posterior, made.latents)
+            z = join(made.posterior, made.latents)
             if self.contrast == "prior":
                 other = self._prior({})
-                both = torch.cat([z, _join(other, made.latents)])
+                both = torch.cat([z, join(other, made.latents)])
                 log_contrast = None
                 if self.learns == "density":
                     values = {name: made.posterior[name] for name in made.latents}
@@ -259,7 +261,7 @@ class AdversarialEstimate:
                 moments = self._moments
                 unit = (z - moments.loc) / moments.scale
                 both = torch.cat([unit, torch.randn_like(unit)])
-                log_contrast = _log_standard_normal(both)
+                log_contrast = log_standard_normal(both)
         on_posterior, on_contrast = self._logit(both, log_contrast).chunk(2)
         return on_posterior, on_contrast
 
@@ -284,7 +286,7 @@ class AdversarialEstimate:
         if self.learns == "ratio" or log_contrast is None:
             return logit
         # The entropy of a standard normal takes the place of a constant, so that T starts near zero.
-        return logit - log_contrast - 0.5 * z.shape[-1] * (_LOG_2PI + 1)
+        return logit - log_contrast - 0.5 * z.shape[-1] * (LOG_2PI + 1)
 
     def _judge(self, z: Tensor, constant: bool) -> Tensor:
         inputs = self._posterior.inputs
@@ -320,11 +322,11 @@ class AdversarialEstimate:
         nodes = [made.posterior.node(name) for name in made.latents]
         batch = made.posterior.batch
         if all(node.moments is not None for node in nodes):
-            parts = [_known_moments(node, batch) for node in nodes]
+            parts = [known_moments(node, batch) for node in nodes]
             mean, variance = (torch.cat(part, -1) for part in zip(*parts, strict=True))
         else:
             again = self._posterior.run(particles=self._moment_draws)
-            variance, mean = torch.var_mean(_join(again, made.latents), 0)
+            variance, mean = torch.var_mean(join(again, made.latents), 0)
         return _Moments(mean, variance.sqrt().clamp_min(1e-6))
 
     def _check(self, made: Draw) -> None:
@@ -352,42 +354,6 @@ class AdversarialEstimate:
 
 def _base(distribution: Any) -> Any:
     return getattr(distribution, "base_dist", distribution)
-
-
-def _known_moments(node: Node, batch: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Return a node's own mean and variance, each ``[*batch, size]``."""
-    event = tuple(node.value.shape[1 + len(batch) :])
-    found = node.moments() if node.moments is not None else ()
-    for moment in found:
-        if tuple(moment.shape) not in (batch + event, event):
-            cure = "Leave moments out where they depend on other draws; repeated draws take their place."
-            expected = f"shape {batch + event}"
-            got = tuple(moment.shape)
-            raise NodeError(explain(f"moments of node {node.name!r}", expected=expected, got=got, cure=cure))
-    mean, variance = (_flat(moment.expand(batch + event), len(batch)) for moment in found)
-    return mean, variance
-
-
-def _flat(value: Tensor, lead: int) -> Tensor:
-    """Return a value ``lead + event`` as ``lead + [size]``."""
-    return value.unsqueeze(-1) if value.dim() == lead else value.flatten(lead)
-
-
-def _join(trace: Trace, names: list[str]) -> Tensor:
-    """Return the named values side by side, shape ``[*lead, D]``."""
-    parts = [_flat(trace[name].expand(*trace.lead, *_event(trace, name)), len(trace.lead)) for name in names]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-
-
-def _event(trace: Trace, name: str) -> tuple[int, ...]:
-    node = trace.node(name)
-    if node.distribution is not None:
-        return tuple(node.distribution.event_shape)
-    return tuple(node.value.shape[len(trace.lead) :])
-
-
-def _log_standard_normal(z: Tensor) -> Tensor:
-    return -0.5 * (z.square() + _LOG_2PI).sum(-1)
 
 
 class AVB(BoundObjective):
