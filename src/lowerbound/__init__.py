@@ -2,6 +2,7 @@
 
 from lowerbound import data, distributions, evaluation, models, nn, objectives, report
 from lowerbound.core.errors import LowerboundError
+from lowerbound.core.types import Programs
 from lowerbound.evaluation import evaluate
 from lowerbound.net import BayesianNet, Program, Trace
 from lowerbound.objectives import avb, elbo, is_loglikelihood, iw_objective, klpq
@@ -12,6 +13,7 @@ __all__ = [
     "BayesianNet",
     "LowerboundError",
     "Program",
+    "Programs",
     "Trace",
     "avb",
     "data",

@@ -355,7 +355,7 @@ def test_frozen_posterior_still_trains_the_model(name):
 
 
 def test_objective_refuses_what_is_no_model():
-    with pytest.raises(ArgumentError, match=r"model: expected a module with a generator and a posterior, got Linear"):
+    with pytest.raises(ArgumentError, match=r"model: expected a module with a generator, a posterior and programs"):
         lb.objectives.ELBO(torch.nn.Linear(1, 1))
     with pytest.raises(ArgumentError, match=r"gradient.*got 'dregs'.*Did you mean 'dreg'"):
         lb.objectives.IWAE(model(), gradient="dregs")

@@ -453,7 +453,7 @@ def test_baselines_learn() -> None:
 
 def test_dreams_teach_the_posterior_only() -> None:
     goal = OBJECTIVES["sleep"](BernoulliPair())
-    cost = goal.sleep(7, ["z"])
+    cost = goal.sleep(torch.zeros(7, tiny.WIDTH), ["z"])
     assert cost.shape == (7,)
     assert all(bool((grad == 0).all()) for grad in gradients(cost.sum(), goal.model.generator).values())
     assert all(bool((grad != 0).any()) for grad in gradients(cost.sum(), goal.model.posterior).values())

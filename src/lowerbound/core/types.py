@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-__all__ = ["Data", "Model", "Objective", "Outcome", "Player"]
+__all__ = ["Data", "Model", "Objective", "Outcome", "Player", "Programs"]
 
 
 @runtime_checkable
@@ -34,16 +34,34 @@ class Data(Protocol):
         ...
 
 
+class Programs(NamedTuple):
+    """How a model meets a batch; every bound takes these three: ``lb.elbo(*model.programs(x), particles=5)``.
+
+    Attributes:
+        model: The generative program with its inputs, a `lowerbound.Program`.
+        observed: The values of its observed nodes by name.
+        posterior: The posterior program with its inputs, a `lowerbound.Program`.
+    """
+
+    model: Any
+    observed: Mapping[str, Tensor]
+    posterior: Any
+
+
 @runtime_checkable
 class Model(Protocol):
-    """A pair of stochastic programs: p(x, z) with an observed node ``x``, and q(z | x).
+    """A pair of stochastic programs, p(x, z) and q(z | x), that knows how they meet a batch.
 
-    `generator` and `posterior` are `lowerbound.BayesianNet`; the generator's program takes the number of rows,
-    the posterior's takes the rows.
+    `generator` and `posterior` are `lowerbound.BayesianNet`. What they are bound to, and which nodes are observed, is
+    the model's own affair: objectives and evaluation ask `programs`.
     """
 
     generator: Any
     posterior: Any
+
+    def programs(self, x: Tensor) -> Programs:
+        """Return both programs, bound to a batch ``[B, *event_shape]``, and what is observed of it."""
+        ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of both programs."""

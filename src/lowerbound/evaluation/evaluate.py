@@ -144,7 +144,7 @@ def _batches(model: Any, data: Data, particles: int, limit: int) -> Iterator[Ten
         x = batch.to(device)
         if number == 0:
             with torch.random.fork_rng():
-                made = draw(model.generator.bind(len(x)), {"x": x}, model.posterior.bind(x), particles=1, validate=True)
+                made = draw(*model.programs(x), particles=1, validate=True)
                 made.log_likelihood()
         yield x
 

@@ -102,7 +102,7 @@ def gallery(
     """Compute what the figures of a model show.
 
     Args:
-        model: A model with a generator, and with `reconstruct` and `decode` if it has an encoder.
+        model: A model with a node ``x`` or ``x_mean``, and with `reconstruct` and `decode` if it has an encoder.
         inputs: Rows to reconstruct, shape ``[n, *event_shape]``.
         latents: Posterior means or draws, shape ``[n, latent_dim]``.
         labels: Their labels, shape ``[n]``.
@@ -112,8 +112,8 @@ def gallery(
         seed: The seed of the samples.
     """
     with seeded(seed, "gallery"):
-        trace = model.generator.bind(64).observe()
-    samples = trace["x_mean"] if "x_mean" in trace else trace["x"]
+        trace = model.programs(inputs[torch.arange(64) % len(inputs)]).model.observe()
+    samples = trace.get("x_mean", trace.get("x"))
     reconstructions = model.reconstruct(inputs) if hasattr(model, "reconstruct") else None
     grid = torch.special.ndtri(torch.linspace(0.05, 0.95, 20, dtype=torch.float64)).to(inputs)
     manifold = None

@@ -86,8 +86,7 @@ def _elbo(job: Job) -> Found:
     rows = {name: np.empty(job.n) for name in ("value", "reconstruction", "kl")}
     done = 0
     for x in job.batches():
-        program, posterior = job.model.generator.bind(len(x)), job.model.posterior.bind(x)
-        bound = elbo(program, {"x": x}, posterior, particles=job.particles, analytic_kl=True)
+        bound = elbo(*job.model.programs(x), particles=job.particles, analytic_kl=True)
         for row, values in zip(rows.values(), bound.terms.values(), strict=True):
             row[done : done + len(x)] = values.double().cpu()
         done += len(x)
@@ -98,8 +97,8 @@ def _importance(job: Job, proposal: Callable[[Any], Any]) -> Found:
     value, done = np.empty(job.n), 0
     for x in job.batches():
         chunk = max(1, ROWS_AT_ONCE // len(x))
-        program, posterior = job.model.generator.bind(len(x)), proposal(job.model.posterior.bind(x))
-        estimate = is_loglikelihood(program, {"x": x}, posterior, particles=job.particles, chunk=chunk)
+        model, observed, posterior = job.model.programs(x)
+        estimate = is_loglikelihood(model, observed, proposal(posterior), particles=job.particles, chunk=chunk)
         value[done : done + len(x)] = estimate.cpu()
         done += len(x)
     return Found({"value": value})
@@ -111,7 +110,7 @@ def _iwae(job: Job) -> Found:
 
 def _is(job: Job) -> Found:
     x = next(job.batches())[:1]
-    made = draw(job.model.generator.bind(1), {"x": x}, job.model.posterior.bind(x), particles=1)
+    made = draw(*job.model.programs(x), particles=1)
     for name in made.latents:
         support: Any = getattr(made.model.node(name).distribution, "support", None)
         value = made.model[name]

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, Independent, Normal
 from lowerbound.core.checks import event_shape as check_event_shape
 from lowerbound.core.checks import positive_int
 from lowerbound.core.errors import ArgumentError, ShapeError, explain
+from lowerbound.core.types import Programs
 from lowerbound.distributions import Implicit
 from lowerbound.net import BayesianNet, Trace
 from lowerbound.nn import Likelihood
@@ -26,8 +27,27 @@ class LatentVariableModel(nn.Module):
         generator: A `BayesianNet` whose ``forward(bn, n)`` draws the latents and the node ``x`` for n rows.
         posterior: A `BayesianNet` whose ``forward(bn, x)`` draws the same latents.
 
+    Programs that take other inputs, or observe other nodes, say so in a `programs` of their own: it is the one place
+    that knows.
+
     Raises:
         ArgumentError: if one of them is no `BayesianNet`.
+
+    Example:
+        >>> from torch.distributions import Normal
+        >>> class Weight(lb.BayesianNet):  # a weight for all rows; the rows of the node y are one event
+        ...     def forward(self, bn, inputs):
+        ...         w = bn.sample("w", Normal(torch.zeros(()), 1.0))
+        ...         bn.sample("y", Normal(w[..., None] * inputs, 1.0), event_dims=1)
+        >>> class Belief(lb.BayesianNet):
+        ...     def forward(self, bn):
+        ...         bn.sample("w", Normal(torch.tensor(0.5), 0.1))
+        >>> class Regression(lb.models.LatentVariableModel):  # a row is an input with its target
+        ...     def programs(self, x):
+        ...         return lb.Programs(self.generator.bind(x[:, 0]), {"y": x[:, 1]}, self.posterior.bind())
+        >>> model = Regression(Weight(), Belief())
+        >>> lb.elbo(*model.programs(torch.rand(7, 2)), particles=5).value.shape
+        torch.Size([])
     """
 
     def __init__(self, generator: BayesianNet, posterior: BayesianNet) -> None:
@@ -41,6 +61,14 @@ class LatentVariableModel(nn.Module):
     def describe(self) -> dict[str, Any]:
         """Return the class and the arguments that rebuild the model; a pair of one's own is named only."""
         return {"class": type(self).__name__, "generator": type(self.generator).__name__}
+
+    def programs(self, x: Tensor) -> Programs:
+        """Return both programs, bound to a batch ``[B, *event_shape]``, and what is observed of it.
+
+        Unless a subclass says otherwise, the generator takes the number of rows, the posterior takes the rows, and
+        the node ``x`` is observed.
+        """
+        return Programs(self.generator.bind(len(x)), {"x": x}, self.posterior.bind(x))
 
     def sample(self, n: int) -> Trace:
         """Draw n rows from the model; ``trace["x"]`` are the rows, shape ``[n, *event_shape]``."""

@@ -439,9 +439,7 @@ class AVB(BoundObjective):
     def estimate(self, x: Tensor, *, particles: int | None = None, validate: bool = False) -> AdversarialEstimate:
         """Return the estimate of a batch, shape ``[B, *event_shape]``; None stands for the objective's particles."""
         return avb(
-            self.model.generator.bind(len(x)),
-            {"x": x},
-            self.model.posterior.bind(x),
+            *self.model.programs(x),
             self.critic,
             particles=self.particles if particles is None else particles,
             contrast=self.contrast,  # type: ignore[arg-type]

@@ -144,7 +144,7 @@ class BoundObjective(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module) or not isinstance(model, Model):
             cure = "Pass lowerbound.models.VAE(...), or LatentVariableModel(generator, posterior)."
-            expected = "a module with a generator and a posterior"
+            expected = "a module with a generator, a posterior and programs(x)"
             raise ArgumentError(explain("model", expected=expected, got=type(model).__name__, cure=cure))
         self.model = model
         self.particles = positive_int("particles", particles)

@@ -217,10 +217,8 @@ class ELBO(BoundObjective):
 
     def bound(self, x: Tensor, *, validate: bool = False) -> EvidenceLowerBound:
         """Return the bound of a batch, shape ``[B, *event_shape]``."""
-        generator, posterior = self.model.generator.bind(len(x)), self.model.posterior.bind(x)
-        return elbo(
-            generator, {"x": x}, posterior, particles=self.particles, analytic_kl=self.analytic_kl, validate=validate
-        )
+        programs = self.model.programs(x)
+        return elbo(*programs, particles=self.particles, analytic_kl=self.analytic_kl, validate=validate)
 
     def players(self) -> tuple[Player, ...]:
         """Return the one player: the model, both programs, and the baseline's network if there is one."""

@@ -193,8 +193,7 @@ class IWAE(BoundObjective):
 
     def bound(self, x: Tensor, *, validate: bool = False) -> ImportanceWeightedBound:
         """Return the bound of a batch, shape ``[B, *event_shape]``."""
-        generator, posterior = self.model.generator.bind(len(x)), self.model.posterior.bind(x)
-        return iw_objective(generator, {"x": x}, posterior, particles=self.particles, validate=validate)
+        return iw_objective(*self.model.programs(x), particles=self.particles, validate=validate)
 
     def cost(self, bound: Any, x: Tensor) -> Tensor:
         """Return the surrogate cost of each row, shape ``[B]``."""

@@ -144,8 +144,7 @@ class RWS(BoundObjective):
 
     def bound(self, x: Tensor, *, validate: bool = False) -> InclusiveKL:
         """Return the divergence of a batch, shape ``[B, *event_shape]``."""
-        generator, posterior = self.model.generator.bind(len(x)), self.model.posterior.bind(x)
-        return klpq(generator, {"x": x}, posterior, particles=self.particles, validate=validate)
+        return klpq(*self.model.programs(x), particles=self.particles, validate=validate)
 
     def cost(self, bound: Any, x: Tensor) -> Tensor:
         """Return the surrogate cost of each row, shape ``[B]``; a warm-up does not apply to it."""
@@ -153,15 +152,18 @@ class RWS(BoundObjective):
         if self.posterior_phase != "sleep":
             cost = cost + bound.importance()
         if self.posterior_phase != "wake":
-            cost = cost + self.sleep(len(cost), bound.draw.latents)
+            cost = cost + self.sleep(x, bound.draw.latents)
         return cost
 
-    def sleep(self, n: int, latents: list[str]) -> Tensor:
-        """Return the posterior's cost on n rows that the model dreams: minus log q at the dreamt latents, ``[n]``."""
+    def sleep(self, x: Tensor, latents: list[str]) -> Tensor:
+        """Return the posterior's cost on rows that the model dreams in the place of `x`, shape ``[B]``.
+
+        It is minus log q at the dreamt latents.
+        """
         with torch.no_grad():
-            dream = self.model.generator.bind(n).run()
+            dream = self.model.programs(x).model.run()
         values = {name: dream[name] for name in latents}
-        cost: Tensor = -self.model.posterior.bind(dream["x"]).run(values).log_joint(latents)
+        cost: Tensor = -self.model.programs(dream["x"]).posterior.run(values).log_joint(latents)
         return cost
 
     def describe(self) -> dict[str, Any]:
