@@ -31,7 +31,7 @@ ALLOWED = {
     },
     "runs": {"core", "data", "nn", "models", "objectives", "training", "evaluation"},
     "sklearn": {"core", "recipes", "runs"},
-    "cli": {"core", "recipes", "runs", "report"},
+    "cli": {"core", "nn", "recipes", "runs", "report"},
     "__main__": {"cli"},  # python -m lowerbound
 }
 

@@ -115,6 +115,12 @@ RECIPES: dict[str, Recipe] = {
             training={"batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
         ),
         Recipe(
+            name="flow-vae",
+            summary="The network of vae with a flow as posterior: inverse autoregressive, from the Gaussian on.",
+            model_options={"posterior": "iaf"},
+            training={"batch_size": 128, "lr": 1e-3, "schedule": "cosine"},
+        ),
+        Recipe(
             name="avb",
             summary="Adversarial variational Bayes: a sampler as posterior, a critic that judges it row by row.",
             data="four-points",
@@ -201,6 +207,7 @@ def train(
             **recipe.model_options,
         )
     _standardize(model, train_rows, likelihood)
+    model.generator.prior.start(next(iter(train_rows.batches(min(len(train_rows), 1000), seed=recipe.seed, epoch=0))))
     settings = {"epochs": _epochs(recipe, len(train_rows)), **recipe.training, "seed": recipe.seed}
     return fit(
         goal(model, **recipe.objective_options),

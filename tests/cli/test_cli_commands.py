@@ -83,7 +83,7 @@ def test_help_of_train_names_every_option(lowerbound) -> None:
 def test_lists(lowerbound) -> None:
     code, out, err = lowerbound("recipes")
     assert (code, err) == (0, "")
-    assert all(re.search(rf"^\W*{name}\s", out, re.MULTILINE) for name in ("vae", "conv-vae", "iwae"))
+    assert all(re.search(rf"^\W*{name}\s", out, re.MULTILINE) for name in ("vae", "conv-vae", "iwae", "flow-vae"))
     code, out, err = lowerbound("data")
     assert (code, err) == (0, "")
     assert all(name in out for name in ("digits", "four-points", "mnist", ".npy", ".csv", ".parquet"))
@@ -112,7 +112,9 @@ def test_options_reach_the_run(lowerbound, tmp_path) -> None:
     code, _, err = lowerbound(
         "train", "iwae", "--data", "digits", "--out", tmp_path / "run", "--quiet", "--epochs", 2, "--batch-size", 64,
         "--latent-dim", 3, "--hidden", "9,7", "--activation", "elu", "--likelihood", "gaussian", "--scale", "0.25",
-        "--posterior", "full", "--binarize", "threshold", "--particles", 4, "--lr", 0.002, "--optimizer", "sgd",
+        "--posterior", "iaf", "--posterior-option", "transforms=2", "--posterior-option", "hidden=6,5",
+        "--prior", "vamp", "--prior-option", "components=7", "--binarize", "threshold", "--particles", 4, "--lr", 0.002,
+        "--optimizer", "sgd",
         "--optimizer-option", "momentum=0.5", "--optimizer-option", "nesterov=true", "--schedule", "onecycle",
         "--kl-warmup", 5, "--clip", 2, "--validation", 0.2, "--patience", 3, "--seed", 6, "--device", "cpu",
         "--precision", "bfloat16",
@@ -127,7 +129,9 @@ def test_options_reach_the_run(lowerbound, tmp_path) -> None:
     }  # fmt: skip
     assert objective["model"]["arguments"] == {
         "event_shape": [8, 8], "latent_dim": 3, "hidden": [9, 7], "activation": "elu", "likelihood": "gaussian",
-        "likelihood_options": {"scale": 0.25}, "posterior": "full", "init": objective["model"]["arguments"]["init"],
+        "likelihood_options": {"scale": 0.25}, "posterior": "iaf", "prior": "vamp",
+        "posterior_options": {"transforms": 2, "hidden": [6, 5]}, "prior_options": {"components": 7},
+        "init": objective["model"]["arguments"]["init"],
     }  # fmt: skip
     assert (objective["class"], objective["particles"]) == ("IWAE", 4)
     assert (config["data"]["binarize"], config["data"]["binarize_seed"]) == ("threshold", 6)
@@ -264,7 +268,7 @@ def test_mistake_is_one_line_on_standard_error_and_status_2(tmp_path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: recipe: expected one of the known names, got 'vea'. Did you mean 'vae'? "
-        "Known: avb, avb-ac, conv-vae, iwae, vae.\n"
+        "Known: avb, avb-ac, conv-vae, flow-vae, iwae, vae.\n"
     )
     assert not (tmp_path / "run").exists()
 

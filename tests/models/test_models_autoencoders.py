@@ -243,7 +243,19 @@ WRONG = [
     ({"latent_dim": 2.0}, ArgumentError, r"latent_dim: expected a positive integer, got 2\.0"),
     ({"event_shape": ()}, ArgumentError, r"event_shape: expected positive sizes, got \(\)"),
     ({"event_shape": (28, 0)}, ArgumentError, r"event_shape: expected positive sizes, got \(28, 0\)"),
-    ({"posterior": "diag"}, ArgumentError, r"covariance: .*got 'diag'\. Did you mean 'diagonal'"),
+    ({"posterior": "diag"}, ArgumentError, r"posterior: .*got 'diag'\. Did you mean 'diagonal'"),
+    (
+        {"posterior": "planar", "posterior_options": {"bins": 4}},
+        ArgumentError,
+        r"posterior option: expected an option of planar \(context, transforms\), got 'bins'\. Leave it out",
+    ),
+    ({"prior": "vampire"}, ArgumentError, r"prior: .*got 'vampire'\. Did you mean 'vamp'"),
+    (
+        {"prior_options": {"components": 4}},
+        ArgumentError,
+        r"prior option: expected an option of standard \(it has none\), got 'components'",
+    ),
+    ({"posterior": "iaf", "posterior_options": {"transforms": 0}}, ArgumentError, r"transforms: .*got 0"),
     ({"likelihood": "bernouli"}, ArgumentError, r"likelihood: .*Did you mean 'bernoulli'"),
     (
         {"likelihood_options": {"scale": 1.0}},

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,14 +29,17 @@ def say(line: str) -> None:
     typer.echo(line)
 
 
-def key_values(option: str, pairs: list[str]) -> dict[str, float | str | bool]:
-    """Turn ``["alpha=0.9"]`` into ``{"alpha": 0.9}``; numbers and true/false are recognised.
+Value = float | str | bool | list[Any]
+
+
+def key_values(option: str, pairs: list[str]) -> dict[str, Value]:
+    """Turn ``["alpha=0.9"]`` into ``{"alpha": 0.9}``; numbers, true/false and lists with commas are recognised.
 
     Example:
-        >>> key_values("--optimizer-option", ["alpha=0.9", "centered=true", "mode=x"])
-        {'alpha': 0.9, 'centered': True, 'mode': 'x'}
+        >>> key_values("--optimizer-option", ["alpha=0.9", "centered=true", "mode=x", "hidden=64,64"])
+        {'alpha': 0.9, 'centered': True, 'mode': 'x', 'hidden': [64, 64]}
     """
-    found: dict[str, float | str | bool] = {}
+    found: dict[str, Value] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not (key and equals):
@@ -44,10 +48,12 @@ def key_values(option: str, pairs: list[str]) -> dict[str, float | str | bool]:
     return found
 
 
-def _value(text: str) -> float | str | bool:
+def _value(text: str) -> Value:
     if text in ("true", "false"):
         return text == "true"
-    try:
-        return float(text)
-    except ValueError:
-        return text
+    if "," in text:
+        return [_value(part) for part in text.split(",") if part]
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text

@@ -11,6 +11,7 @@ import typer
 from lowerbound import recipes as library
 from lowerbound.cli.options import Device, Seed, key_values, say
 from lowerbound.core.checks import choice
+from lowerbound.nn import POSTERIORS, PRIORS
 
 __all__ = ["train"]
 
@@ -35,7 +36,18 @@ def train(
     scale: Annotated[
         str | None, typer.Option(help="The likelihood's scale: shared, per-dimension (both learned), or a number.")
     ] = None,
-    posterior: Annotated[str | None, typer.Option(help="The posterior's covariance: diagonal or full.")] = None,
+    posterior: Annotated[
+        str | None, typer.Option(metavar="NAME", help=f"The posterior q(z | x): {', '.join(POSTERIORS)}.")
+    ] = None,
+    posterior_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Its argument, such as transforms=2; may be repeated."),
+    ] = None,
+    prior: Annotated[str | None, typer.Option(metavar="NAME", help=f"The prior p(z): {', '.join(PRIORS)}.")] = None,
+    prior_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Its argument, such as components=500; may be repeated."),
+    ] = None,
     binarize: Annotated[str | None, typer.Option(help="none, threshold, dynamic or static.")] = None,
     particles: Annotated[int | None, typer.Option(help="Posterior draws a row.")] = None,
     network: Annotated[str | None, typer.Option(help="For implicit posteriors: dense or conv.")] = None,
@@ -87,6 +99,9 @@ def train(
             "hidden": _sizes(hidden, "--hidden"),
             "activation": activation,
             "posterior": posterior,
+            "posterior_options": key_values("--posterior-option", posterior_option or []) or None,
+            "prior": prior,
+            "prior_options": key_values("--prior-option", prior_option or []) or None,
             "network": network,
             "sampler": sampler,
             "noise_dim": noise_dim,

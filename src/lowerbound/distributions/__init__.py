@@ -1,7 +1,20 @@
-"""What `torch.distributions` lacks: the discretised logistic, samplers without a density, and KL for events."""
+"""What `torch.distributions` lacks: flows, planar maps, mixtures with gradients, and more; and KL for events."""
 
 from lowerbound.distributions.discretized_logistic import DiscretizedLogistic
+from lowerbound.distributions.flow import Flow, standard_normal
 from lowerbound.distributions.implicit import Implicit
 from lowerbound.distributions.kl import kl_divergence
+from lowerbound.distributions.mixture import GaussianMixture
+from lowerbound.distributions.planar import PlanarTransform
+from lowerbound.distributions.precision import LowRankGaussian
 
-__all__ = ["DiscretizedLogistic", "Implicit", "kl_divergence"]
+__all__ = [
+    "DiscretizedLogistic",
+    "Flow",
+    "GaussianMixture",
+    "Implicit",
+    "LowRankGaussian",
+    "PlanarTransform",
+    "kl_divergence",
+    "standard_normal",
+]

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, register_kl
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+    register_kl,
+)
 from torch.distributions import kl_divergence as torch_kl_divergence
 
 __all__ = ["kl_divergence"]
@@ -48,15 +57,16 @@ def _normal_normal(q: Normal, p: Normal) -> Tensor:
     return 0.5 * (torch.exp(2 * log_ratio) + ((q.loc - p.loc) / p.scale) ** 2 - 1) - log_ratio
 
 
-def _kl_full_diagonal(q: MultivariateNormal, p: Independent[Distribution]) -> Tensor:
-    """KL of a full-covariance Gaussian from a diagonal one."""
+def _kl_gaussian_diagonal(q: MultivariateNormal | LowRankMultivariateNormal, p: Independent[Distribution]) -> Tensor:
+    """KL of a Gaussian with correlations from a diagonal one."""
     base = p.base_dist
     if not isinstance(base, Normal) or p.reinterpreted_batch_ndims != 1:
         raise NotImplementedError
-    scaled = q.scale_tril / base.scale.unsqueeze(-1)
-    log_det = q.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) - base.scale.log().sum(-1)
-    distance = ((q.loc - base.loc) / base.scale).square().sum(-1)
-    return 0.5 * (scaled.square().sum((-2, -1)) + distance - q.event_shape[0]) - log_det
+    squares = (q.variance + (q.loc - base.loc).square()) / base.scale.square()
+    cross_entropy = 0.5 * (squares + math.log(2 * math.pi)) + base.scale.log()
+    entropy: Tensor = q.entropy()  # type: ignore[no-untyped-call]
+    return cross_entropy.sum(-1) - entropy
 
 
-register_kl(MultivariateNormal, Independent)(_kl_full_diagonal)
+register_kl(MultivariateNormal, Independent)(_kl_gaussian_diagonal)
+register_kl(LowRankMultivariateNormal, Independent)(_kl_gaussian_diagonal)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 
 from lowerbound.core.checks import event_shape as check_event_shape
 from lowerbound.core.checks import positive_int
@@ -15,7 +16,7 @@ from lowerbound.core.errors import ArgumentError, ShapeError, explain
 from lowerbound.core.types import Programs
 from lowerbound.distributions import Implicit
 from lowerbound.net import BayesianNet, Trace
-from lowerbound.nn import Likelihood
+from lowerbound.nn import Likelihood, Prior, make_prior
 
 __all__ = ["DecoderProgram", "EncoderDecoder", "EncoderProgram", "LatentVariableModel"]
 
@@ -117,36 +118,31 @@ class EncoderProgram(BayesianNet):
 
 
 class DecoderProgram(BayesianNet):
-    r"""The generator :math:`p(z) p(x|z)`: a standard normal prior, a decoder and a likelihood.
+    r"""The generator :math:`p(z) p(x|z)`: a prior, a decoder and a likelihood.
 
     Args:
-        latent_dim: The size of z.
+        prior: A module that returns p(z), event shape ``[latent_dim]``.
         decoder: A module from ``[*, latent_dim]`` to ``[*, *event_shape]``.
         likelihood: From the decoder's output to p(x | z).
     """
 
-    zeros: Tensor
-    ones: Tensor
-
-    def __init__(self, latent_dim: int, decoder: nn.Module, likelihood: Likelihood) -> None:
+    def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
-        self.latent_dim, self.decoder, self.likelihood = latent_dim, decoder, likelihood
-        self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("ones", torch.ones(latent_dim), persistent=False)
+        self.prior, self.decoder, self.likelihood = prior, decoder, likelihood
 
     def forward(self, bn: Trace, n: int) -> None:
         """Draw the nodes ``z``, shape ``[n, latent_dim]``, and ``x``, shape ``[n, *event_shape]``, for n rows."""
-        loc, scale = self.zeros.expand(n, -1), self.ones.expand(n, -1)
-        z = bn.sample("z", Normal(loc, scale, validate_args=False), event_dims=1)
+        p_z: Distribution = self.prior()
+        z = bn.sample("z", p_z.expand(torch.Size([n])))
         p_x = self.likelihood(self.decoder(z))
         bn.deterministic("x_mean", p_x.mean)
         bn.sample("x", p_x)
 
 
 class EncoderDecoder(LatentVariableModel):
-    r"""A model with one Gaussian latent vector z, an encoder and a decoder.
+    r"""A model with one latent vector z, an encoder and a decoder.
 
-    .. math:: p(x, z) = \mathcal{N}(z; 0, I)\, p(x | z), \qquad q(z | x)
+    .. math:: p(x, z) = p(z)\, p(x | z), \qquad q(z | x)
 
     Args:
         event_shape: The shape of one row x.
@@ -154,6 +150,8 @@ class EncoderDecoder(LatentVariableModel):
         encoder: A module from rows ``[B, *event_shape]`` to a distribution over ``[latent_dim]``.
         decoder: A module from ``[*, latent_dim]`` to ``[*, *event_shape]``.
         likelihood: From the decoder's output to p(x | z).
+        prior: The name of p(z), as in `lowerbound.nn.make_prior`.
+        prior_options: Its arguments.
     """
 
     generator: DecoderProgram
@@ -167,10 +165,14 @@ class EncoderDecoder(LatentVariableModel):
         encoder: nn.Module,
         decoder: nn.Module,
         likelihood: Likelihood,
+        prior: str = "standard",
+        prior_options: Mapping[str, Any] | None = None,
     ) -> None:
         shape = check_event_shape(event_shape)
         positive_int("latent_dim", latent_dim)
-        super().__init__(DecoderProgram(latent_dim, decoder, likelihood), EncoderProgram(encoder, shape))
+        posterior = EncoderProgram(encoder, shape)
+        p_z = make_prior(prior, latent_dim, event_shape=shape, encode=posterior.encode, options=prior_options)
+        super().__init__(DecoderProgram(p_z, decoder, likelihood), posterior)
         self.event_shape, self.latent_dim = shape, latent_dim
 
     def encode(self, x: Tensor) -> Distribution:
@@ -214,7 +216,8 @@ class EncoderDecoder(LatentVariableModel):
 
     def prior(self) -> Distribution:
         """Return p(z), event shape ``[latent_dim]``."""
-        return Independent(Normal(self.generator.zeros, self.generator.ones), 1)
+        p: Distribution = self.generator.prior()
+        return p
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Return the mean of p(x | z) at the mean of q(z | x), shape ``[B, *event_shape]``."""

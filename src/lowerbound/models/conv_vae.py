@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from lowerbound.core.checks import event_shape as check_event_shape
 from lowerbound.core.checks import positive_int
 from lowerbound.models.base import EncoderDecoder
 from lowerbound.models.networks import ConvDecoder, ConvFeatures, Encoder, check_image
-from lowerbound.nn import GaussianHead, make_likelihood
+from lowerbound.nn import make_likelihood, make_posterior
 
 __all__ = ["ConvVAE"]
 
@@ -28,7 +28,11 @@ class ConvVAE(EncoderDecoder):
         activation: The name of the activation between layers.
         likelihood: ``"bernoulli"``, ``"gaussian"`` or ``"logistic"``.
         likelihood_options: Its arguments, such as ``{"scale": "per-dimension"}`` or ``{"levels": 17}``.
-        posterior: The covariance of q(z | x), ``"diagonal"`` or ``"full"``.
+        posterior: The name of q(z | x), as in `lowerbound.nn.make_posterior`, such as ``"diagonal"``, ``"full"`` or
+            ``"iaf"``.
+        posterior_options: Its arguments, such as ``{"transforms": 2}``.
+        prior: The name of p(z), as in `lowerbound.nn.make_prior`, such as ``"standard"`` or ``"vamp"``.
+        prior_options: Its arguments, such as ``{"components": 500}``.
         init: How the weights start, as in `lowerbound.nn.initialize`.
 
     Raises:
@@ -53,20 +57,25 @@ class ConvVAE(EncoderDecoder):
         activation: str = "relu",
         likelihood: str = "bernoulli",
         likelihood_options: Mapping[str, Any] | None = None,
-        posterior: Literal["diagonal", "full"] = "diagonal",
+        posterior: str = "diagonal",
+        posterior_options: Mapping[str, Any] | None = None,
+        prior: str = "standard",
+        prior_options: Mapping[str, Any] | None = None,
         init: str = "glorot",
     ) -> None:
         shape, options = check_event_shape(event_shape), dict(likelihood_options or {})
         positive_int("latent_dim", latent_dim)
         check_image(shape)
         body = ConvFeatures(shape, width, features, activation, init)
-        head = GaussianHead(features, latent_dim, covariance=posterior, init=init)
+        head = make_posterior(posterior, features, latent_dim, options=posterior_options, init=init)
         super().__init__(
             event_shape=shape,
             latent_dim=latent_dim,
             encoder=Encoder(body, head),
             decoder=ConvDecoder(shape, latent_dim, width, activation, init),
             likelihood=make_likelihood(likelihood, shape, **options),
+            prior=prior,
+            prior_options=prior_options,
         )
         self._arguments = {
             "event_shape": list(shape),
@@ -77,6 +86,9 @@ class ConvVAE(EncoderDecoder):
             "likelihood": likelihood,
             "likelihood_options": options,
             "posterior": posterior,
+            "posterior_options": dict(posterior_options or {}),
+            "prior": prior,
+            "prior_options": dict(prior_options or {}),
             "init": init,
         }
 

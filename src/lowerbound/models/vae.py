@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from lowerbound.core.checks import event_shape as check_event_shape
 from lowerbound.core.checks import positive_int
 from lowerbound.models.base import EncoderDecoder
 from lowerbound.models.networks import DenseDecoder, DenseFeatures, Encoder
-from lowerbound.nn import GaussianHead, make_likelihood
+from lowerbound.nn import make_likelihood, make_posterior
 
 __all__ = ["VAE"]
 
@@ -17,7 +17,7 @@ __all__ = ["VAE"]
 class VAE(EncoderDecoder):
     r"""A variational autoencoder whose encoder and decoder are multilayer perceptrons.
 
-    .. math:: p(x, z) = \mathcal{N}(z; 0, I)\, p(x | f(z)), \qquad q(z | x) = \mathcal{N}(z; \mu(x), \Sigma(x))
+    .. math:: p(x, z) = p(z)\, p(x | f(z)), \qquad q(z | x) = \mathcal{N}(z; \mu(x), \Sigma(x)) \text{, or a flow}
 
     Args:
         event_shape: The shape of one row x, such as ``(28, 28)`` or ``(64,)``.
@@ -26,7 +26,11 @@ class VAE(EncoderDecoder):
         activation: The name of the activation between layers.
         likelihood: ``"bernoulli"``, ``"gaussian"`` or ``"logistic"``.
         likelihood_options: Its arguments, such as ``{"scale": "per-dimension"}`` or ``{"levels": 17}``.
-        posterior: The covariance of q(z | x), ``"diagonal"`` or ``"full"``.
+        posterior: The name of q(z | x), as in `lowerbound.nn.make_posterior`, such as ``"diagonal"``, ``"full"`` or
+            ``"iaf"``.
+        posterior_options: Its arguments, such as ``{"transforms": 2}``.
+        prior: The name of p(z), as in `lowerbound.nn.make_prior`, such as ``"standard"`` or ``"vamp"``.
+        prior_options: Its arguments, such as ``{"components": 500}``.
         init: How the weights start, as in `lowerbound.nn.initialize`.
 
     Raises:
@@ -50,19 +54,24 @@ class VAE(EncoderDecoder):
         activation: str = "relu",
         likelihood: str = "bernoulli",
         likelihood_options: Mapping[str, Any] | None = None,
-        posterior: Literal["diagonal", "full"] = "diagonal",
+        posterior: str = "diagonal",
+        posterior_options: Mapping[str, Any] | None = None,
+        prior: str = "standard",
+        prior_options: Mapping[str, Any] | None = None,
         init: str = "glorot",
     ) -> None:
         shape, options = check_event_shape(event_shape), dict(likelihood_options or {})
         positive_int("latent_dim", latent_dim)
         features = DenseFeatures(shape, hidden, activation, init)
-        head = GaussianHead(features.out_features, latent_dim, covariance=posterior, init=init)
+        head = make_posterior(posterior, features.out_features, latent_dim, options=posterior_options, init=init)
         super().__init__(
             event_shape=shape,
             latent_dim=latent_dim,
             encoder=Encoder(features, head),
             decoder=DenseDecoder(shape, latent_dim, hidden, activation, init),
             likelihood=make_likelihood(likelihood, shape, **options),
+            prior=prior,
+            prior_options=prior_options,
         )
         self._arguments = {
             "event_shape": list(shape),
@@ -72,6 +81,9 @@ class VAE(EncoderDecoder):
             "likelihood": likelihood,
             "likelihood_options": options,
             "posterior": posterior,
+            "posterior_options": dict(posterior_options or {}),
+            "prior": prior,
+            "prior_options": dict(prior_options or {}),
             "init": init,
         }
 

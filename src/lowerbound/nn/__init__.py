@@ -1,8 +1,9 @@
 """Networks, heads that turn a network's output into a distribution or a sampler, and critics."""
 
 from lowerbound.nn.critics import BilinearCritic, Critic, MLPCritic
+from lowerbound.nn.flows import FLOWS
 from lowerbound.nn.fold import fold_particles
-from lowerbound.nn.heads import GaussianHead
+from lowerbound.nn.heads import GaussianHead, LowRankHead, MixtureHead
 from lowerbound.nn.initialize import initialize
 from lowerbound.nn.joint import JointMLP
 from lowerbound.nn.likelihoods import (
@@ -13,23 +14,38 @@ from lowerbound.nn.likelihoods import (
     make_likelihood,
 )
 from lowerbound.nn.mlp import MLP, make_activation
+from lowerbound.nn.posteriors import POSTERIORS, FlowHead, make_posterior
+from lowerbound.nn.priors import PRIORS, FlowPrior, MixturePrior, Prior, StandardNormal, VampPrior, make_prior
 from lowerbound.nn.samplers import BasisSampler, NoiseSampler
 
 __all__ = [
+    "FLOWS",
     "MLP",
+    "POSTERIORS",
+    "PRIORS",
     "BasisSampler",
     "BernoulliLikelihood",
     "BilinearCritic",
     "Critic",
+    "FlowHead",
+    "FlowPrior",
     "GaussianHead",
     "GaussianLikelihood",
     "JointMLP",
     "Likelihood",
     "LogisticLikelihood",
+    "LowRankHead",
     "MLPCritic",
+    "MixtureHead",
+    "MixturePrior",
     "NoiseSampler",
+    "Prior",
+    "StandardNormal",
+    "VampPrior",
     "fold_particles",
     "initialize",
     "make_activation",
     "make_likelihood",
+    "make_posterior",
+    "make_prior",
 ]

@@ -1,4 +1,4 @@
-"""Heads of posteriors: from features to a Gaussian."""
+"""Heads of posteriors: from features to a Gaussian or a mixture of Gaussians."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from lowerbound.core.checks import choice, positive_int
+from lowerbound.distributions import GaussianMixture, LowRankGaussian
 from lowerbound.nn.initialize import initialize
 
-__all__ = ["GaussianHead", "widen"]
+__all__ = ["GaussianHead", "LowRankHead", "MixtureHead", "Widen", "widen"]
 
 # A posterior's variance stays between exp(-18) and exp(18): wide enough never to bind in a healthy model, and narrow
 # enough that it stays finite when an early step overshoots.
@@ -73,6 +74,70 @@ class GaussianHead(nn.Module):
         return MultivariateNormal(loc, scale_tril=tril, validate_args=False)
 
 
+class LowRankHead(nn.Module):
+    r"""A linear layer whose output is a Gaussian with the covariance :math:`W(h) W(h)^\top + \mathrm{diag}(d(h))`.
+
+    Args:
+        in_features: The size of the features.
+        features: The size of the Gaussian.
+        rank: The number of columns of W.
+        init: How the weights start, as in `initialize`.
+
+    Source: Ong, Nott and Smith, Gaussian Variational Approximation With a Factor Covariance Structure (2018).
+
+    Example:
+        >>> LowRankHead(8, 4, rank=2)(torch.zeros(5, 8)).rsample((3,)).shape
+        torch.Size([3, 5, 4])
+    """
+
+    def __init__(self, in_features: int, features: int, *, rank: int = 4, init: str = "glorot") -> None:
+        super().__init__()
+        self.rank = positive_int("rank", rank)
+        self.diagonal = GaussianHead(in_features, features, init=init)
+        self.factor = initialize(nn.Linear(in_features, features * rank), init)
+
+    def forward(self, h: Tensor) -> LowRankGaussian:
+        """Return the Gaussian for features ``[*, in_features]``: batch shape ``[*]``, event shape ``[features]``."""
+        q = self.diagonal(h)
+        factor = widen(self.factor(h)).unflatten(-1, (-1, self.rank)) / self.rank**0.5
+        return LowRankGaussian(q.mean, factor, q.variance)
+
+
+class MixtureHead(nn.Module):
+    """A linear layer whose output is a mixture of diagonal Gaussians.
+
+    Args:
+        in_features: The size of the features.
+        features: The size of a draw.
+        components: The number of Gaussians.
+        init: How the weights start, as in `initialize`.
+
+    Example:
+        >>> MixtureHead(8, 2, components=3)(torch.zeros(5, 8)).rsample((7,)).shape
+        torch.Size([7, 5, 2])
+    """
+
+    def __init__(self, in_features: int, features: int, *, components: int = 4, init: str = "glorot") -> None:
+        super().__init__()
+        self.components = positive_int("components", components)
+        self.gaussians = GaussianHead(in_features, components * positive_int("features", features), init=init)
+        self.logits = initialize(nn.Linear(in_features, components), init)
+
+    def forward(self, h: Tensor) -> GaussianMixture:
+        """Return the mixture for features ``[*, in_features]``: batch shape ``[*]``, event shape ``[features]``."""
+        q = self.gaussians(h)
+        loc, scale = (x.unflatten(-1, (self.components, -1)) for x in (q.mean, q.stddev))
+        return GaussianMixture(widen(self.logits(h)), loc, scale)
+
+
 def widen(x: Tensor) -> Tensor:
     """Return a half-precision tensor as float32, any other as it is."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+class Widen(nn.Module):
+    """`widen` as the last layer of a network."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the tensor in float32 or better."""
+        return widen(x)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.core.checks import positive_int
+from lowerbound.core.random import even_normal
 from lowerbound.distributions import Implicit
 from lowerbound.nn.heads import widen
 from lowerbound.nn.initialize import initialize
@@ -158,10 +159,8 @@ class BasisSampler(nn.Module):
 
 
 def _even_noise(n: int, dims: int, shape: tuple[int, int] | None = None) -> Tensor:
-    """Return n standard normal points that lie evenly (scrambled Sobol), ``[n, dims]`` or ``[basis, n, noise_dim]``."""
-    seed = int(torch.randint(2**31 - 1, ()))
-    points = torch.quasirandom.SobolEngine(dims, scramble=True, seed=seed).draw(n, dtype=torch.float64)
-    noise: Tensor = torch.special.ndtri(points.clamp(1e-6, 1 - 1e-6)).float()
+    """Return evenly spread noise, ``[n, dims]`` or ``[basis, n, noise_dim]``, from the global generator's seed."""
+    noise = even_normal(n, dims, seed=int(torch.randint(2**31 - 1, ())))
     return noise if shape is None else noise.reshape(n, *shape).transpose(0, 1).contiguous()
 
 
