@@ -138,6 +138,35 @@ def test_options_reach_the_run(lowerbound, tmp_path) -> None:
     assert config["data"]["validation_fraction"] == 0.2
 
 
+RELATIVES = {
+    "beta": ("vae", ["--beta", 0.5], {"beta": 0.5}, "beta-elbo(0.5)", False),
+    "renyi": ("iwae", ["--alpha", -0.5], {"alpha": -0.5, "gradient": "dreg"}, "renyi(-0.5)-5", False),
+    "piwae": (
+        "iwae",
+        ["--particles", 6, "--groups", 3, "--partial", "--elbo-share", 0.1, "--gradient", "sgvb"],
+        {"groups": 3, "partial": True, "elbo_share": 0.1, "gradient": "sgvb"},
+        "ciwae(0.1)-6",
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("recipe, options, described, name, certified", RELATIVES.values(), ids=RELATIVES)
+def test_relatives_of_a_bound(recipe, options, described, name, certified, lowerbound, tmp_path) -> None:
+    run = tmp_path / "run"
+    code, out, err = lowerbound("train", recipe, "--data", "four-points", "--out", run, *SMALL, *options)
+    assert (code, err) == (0, "")
+    objective = json.loads((run / "config.json").read_text())["objective"]
+    assert {key: objective[key] for key in described} == described
+    assert objective["certified"] is certified
+    assert f"after epoch 1: {name} " in out
+    assert (f"{name} is no certified bound of log p(x): evaluate to see what holds\n" in out) is not certified
+    if not certified:
+        code, _, err = lowerbound("report", run)
+        assert (code, err) == (0, "")
+        assert f"{name.upper()}, is no certified bound of log p(x)" in (run / "report.html").read_text()
+
+
 def test_table_shows_values_with_standard_errors(run, lowerbound) -> None:
     code, out, err = lowerbound("evaluate", run, "--measure", "elbo", "--measure", "iwae-3", "--limit", 50, "--quiet")
     assert (code, err) == (0, "")

@@ -7,106 +7,45 @@ with torch only and integrated on a finer grid. Estimators that are wrong on pur
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Normal, Poisson
+from torch.distributions import Bernoulli, Normal
 
 import lowerbound as lb
 from exact import OnNodes, Scalars, farthest, gauss_hermite, gradients
+from gaussian_case import ESTIMATORS, LIKELIHOODS, exact_gradients, on_grid
 
 TOLERANCE = 1e-10
 WRONG = 1e-3  # a wrong estimator is at least this far off
-
-# --- One latent: z ~ N(0, 1), three likelihoods that are not conjugate ------------------------------------------------
-
-LIKELIHOODS = {
-    "bernoulli": (1.0, lambda t, z: Bernoulli(logits=t["a"] * z + t["b"])),
-    "poisson": (2.0, lambda t, z: Poisson(torch.exp(0.5 * t["a"] * z + t["b"]))),
-    "curved normal": (0.8, lambda t, z: Normal(torch.sin(0.5 * t["a"] * z) + t["b"], 1.3)),
-}
-THETA = {"a": 0.9, "b": 0.3}
-PHI = {"loc": 0.25, "log_scale": -0.3}
-
-
-class Generator(Scalars):
-    def __init__(self, likelihood: str) -> None:
-        super().__init__(**THETA)
-        self.likelihood = LIKELIHOODS[likelihood][1]
-
-    def forward(self, bn, n):
-        z = bn.sample("z", Normal(torch.zeros(n, dtype=torch.float64), 1.0))
-        bn.sample("x", self.likelihood(self.t, z))
-
-
-class Posterior(Scalars):
-    """q(z) = N(loc, scale^2), drawn at given nodes ``[K, n]``."""
-
-    def __init__(self) -> None:
-        super().__init__(**PHI)
-
-    def forward(self, bn, nodes):
-        n = nodes.shape[1]
-        loc, scale = self.t["loc"].expand(n), self.t["log_scale"].exp().expand(n)
-        bn.sample("z", OnNodes(loc, scale, nodes))
-
-
-def on_grid(likelihood: str, bound, particles: int, points: int = 64, **options):
-    """Return a bound of one datum in which row g is grid point g, the rows' weights, and both programs."""
-    nodes, weights = gauss_hermite(points, particles)
-    p, q = Generator(likelihood), Posterior()
-    x = torch.full((len(weights),), LIKELIHOODS[likelihood][0], dtype=torch.float64)
-    made = bound(p.bind(len(weights)), {"x": x}, q.bind(nodes.T.contiguous()), particles=particles, **options)
-    return made, weights, p, q
-
-
-def exact_gradients(likelihood: str, particles: int, points: int = 96) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return E log mean w and its gradient, written out without the library."""
-    nodes, weights = gauss_hermite(points, particles)
-    p, q = Generator(likelihood), Posterior()
-    loc, log_scale = q.t["loc"], q.t["log_scale"]
-    z = loc + log_scale.exp() * nodes
-    x = torch.tensor(LIKELIHOODS[likelihood][0], dtype=torch.float64)
-    log_prior = -0.5 * z**2 - 0.5 * math.log(2 * math.pi)
-    log_q = -0.5 * nodes**2 - log_scale - 0.5 * math.log(2 * math.pi)
-    log_w = LIKELIHOODS[likelihood][1](p.t, z).log_prob(x) + log_prior - log_q
-    value = (weights * (log_w.logsumexp(-1) - math.log(particles))).sum()
-    return value.detach(), gradients(value, p, q)
-
-
-ESTIMATORS = {
-    "elbo, sgvb": (lb.elbo, 1, {}, lambda b: b.sgvb()),
-    "elbo, sgvb, analytic KL": (lb.elbo, 1, {"analytic_kl": True}, lambda b: b.sgvb()),
-    "elbo, stl": (lb.elbo, 1, {}, lambda b: b.sgvb(stl=True)),
-    "elbo, stl, analytic KL asked for": (lb.elbo, 1, {"analytic_kl": True}, lambda b: b.sgvb(stl=True)),
-    "iwae-1, sgvb": (lb.iw_objective, 1, {}, lambda b: b.sgvb()),
-    "iwae-1, dreg": (lb.iw_objective, 1, {}, lambda b: b.dreg()),
-    "iwae-2, sgvb": (lb.iw_objective, 2, {}, lambda b: b.sgvb()),
-    "iwae-2, dreg": (lb.iw_objective, 2, {}, lambda b: b.dreg()),
-    "iwae-2, dreg after value": (lb.iw_objective, 2, {}, lambda b: (b.value, b.dreg())[1]),
-    "iwae-2, sgvb after dreg": (lb.iw_objective, 2, {}, lambda b: (b.dreg(), b.sgvb())[1]),
-    "iwae-2, dreg twice": (lb.iw_objective, 2, {}, lambda b: (b.dreg(), b.dreg())[1]),
-}
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_expected_gradient_is_exact(likelihood, estimator):
-    bound, particles, options, estimate = ESTIMATORS[estimator]
-    made, weights, p, q = on_grid(likelihood, bound, particles, **options)
-    value, wanted = exact_gradients(likelihood, particles)
-    assert farthest(gradients(-(weights * estimate(made)).sum(), p, q), wanted) < TOLERANCE
-    assert abs((weights * made.value).sum() - value) < TOLERANCE
+    row = ESTIMATORS[estimator]
+    made, weights, p, q = row.costs(likelihood)
+    wanted = row.truth(likelihood)
+    cost = row.estimate(made)
+    assert cost.shape == weights.shape
+    assert farthest(gradients(-(weights * cost).sum(), p, q), wanted) < TOLERANCE
+    assert abs((weights * made.value).sum() - row.expectation(likelihood)) < TOLERANCE
     assert min(float(grad.abs()) for grad in wanted.values()) > WRONG  # else a zero estimator would pass
 
 
-def test_elbo_with_more_particles_has_the_same_gradient():
-    made, weights, p, q = on_grid("bernoulli", lb.elbo, 2)
-    _, wanted = exact_gradients("bernoulli", 1)
-    for stl in (False, True):
-        assert farthest(gradients(-(weights * made.sgvb(stl=stl)).sum(), p, q), wanted) < TOLERANCE
+MUTATIONS = {"zero": 0.0, "flipped sign": -1.0, "doubled": 2.0}
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_every_mutation_is_told_apart(estimator):
+    row = ESTIMATORS[estimator]
+    made, weights, p, q = row.costs("bernoulli")
+    found, wanted = gradients(-(weights * row.estimate(made)).sum(), p, q), row.truth("bernoulli")
+    for factor in MUTATIONS.values():
+        for program in (p, q):  # the mistake is in one player's gradient only
+            names = [name for name, _ in program.named_parameters()]
+            mutated = found | {name: factor * found[name] for name in names}
+            assert farthest(mutated, wanted) > WRONG
 
 
 def dreg_variant(bound, *, theta_power: int = 1, phi_hook: bool = True, on_draws: bool = False) -> Tensor:
@@ -154,19 +93,6 @@ def test_variant_without_a_mistake_is_right():
     made, weights, p, q = on_grid("bernoulli", lb.iw_objective, 2)
     _, wanted = exact_gradients("bernoulli", 2)
     assert farthest(gradients(-(weights * dreg_variant(made)).sum(), p, q), wanted) < TOLERANCE
-
-
-@pytest.mark.parametrize("estimate", [lambda b, w: b.sgvb(kl_weight=w), lambda b, w: b.dreg(kl_weight=w)])
-def test_warm_up_weight_tempers_the_weights(estimate):
-    # beta scales log p(z) - log q(z) inside the log-weights; the sum over draws is then a bound of its own.
-    beta, (nodes, weights) = 0.3, gauss_hermite(96, 2)
-    p, q = Generator("bernoulli"), Posterior()
-    z = q.t["loc"] + q.t["log_scale"].exp() * nodes
-    log_ratio = -0.5 * z**2 + 0.5 * nodes**2 + q.t["log_scale"]
-    log_w = Bernoulli(logits=p.t["a"] * z + p.t["b"]).log_prob(torch.ones_like(z)) + beta * log_ratio
-    wanted = gradients((weights * log_w.logsumexp(-1)).sum(), p)
-    made, weights, p, _ = on_grid("bernoulli", lb.iw_objective, 2)
-    assert farthest(gradients(-(weights * estimate(made, beta)).sum(), p), wanted) < TOLERANCE
 
 
 # --- Two latents, one above the other ---------------------------------------------------------------------------------
@@ -223,15 +149,15 @@ def deep_exact(particles: int, points: int) -> dict[str, Tensor]:
     return gradients((weights * log_w.logsumexp(-1)).sum(), p, q)
 
 
-DEEP = {name: ESTIMATORS[name] for name in ESTIMATORS if "-2" not in name}
+DEEP = {name: row for name, row in ESTIMATORS.items() if row.particles == 1 and row.kl_weight == 1 and row.beta == 1}
 
 
 @pytest.mark.parametrize("estimator", DEEP)
 def test_hierarchy_has_the_exact_gradient(estimator):
-    bound, particles, options, estimate = DEEP[estimator]
-    made, weights, p, q = deep_on_grid(bound, particles, 48, **options)
+    row = DEEP[estimator]
+    made, weights, p, q = deep_on_grid(row.bound, 1, 48, **row.options)
     wanted = deep_exact(1, 64)
-    assert farthest(gradients(-(weights * estimate(made)).sum(), p, q), wanted) < TOLERANCE
+    assert farthest(gradients(-(weights * row.estimate(made)).sum(), p, q), wanted) < TOLERANCE
     assert min(float(grad.abs()) for grad in wanted.values()) > WRONG
 
 

@@ -52,6 +52,10 @@ STICKING = {
     "elbo, stl, one particle": lambda p, x, q: lb.elbo(p, {"x": x}, q).sgvb(stl=True),
     "dreg": lambda p, x, q: lb.iw_objective(p, {"x": x}, q, particles=3).dreg(),
     "dreg, one particle": lambda p, x, q: lb.iw_objective(p, {"x": x}, q, particles=1).dreg(),
+    "renyi": lambda p, x, q: lb.iw_objective(p, {"x": x}, q, particles=3, alpha=-0.7).dreg(),
+    "ciwae": lambda p, x, q: lb.iw_objective(p, {"x": x}, q, particles=3, elbo_share=0.2).dreg(),
+    "miwae": lambda p, x, q: lb.iw_objective(p, {"x": x}, q, particles=6, groups=3).dreg(),
+    "piwae": lambda p, x, q: lb.iw_objective(p, {"x": x}, q, particles=6, groups=3, partial=True).dreg(),
 }
 SLIPPING = {
     "elbo": lambda p, x, q: lb.elbo(p, {"x": x}, q, particles=3).sgvb(),

@@ -12,10 +12,27 @@ from itertools import product
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Categorical, Normal
+from torch.distributions import Bernoulli, Normal
 
 import lowerbound as lb
 import tiny
+from averages import elbo, iwae
+from discrete_case import (
+    ESTIMATORS,
+    PHI,
+    THETA,
+    Generator,
+    GivenBernoulli,
+    Posterior,
+    X,
+    exact_gradient,
+    expected_gradient,
+    given,
+    log_p,
+    log_prior,
+    log_q,
+    tuples,
+)
 from exact import OnNodes, Scalars, farthest, gauss_hermite, gradients
 from lowerbound.core.errors import ArgumentError, NodeError
 from lowerbound.objectives.score import leave_one_out, vimco_signal
@@ -24,130 +41,14 @@ TOLERANCE = 1e-10
 WRONG = 1e-3  # a wrong estimator is at least this far off
 
 
-class Given:
-    """Makes `sample` return given values, one tuple a row, shape ``[K, rows]``."""
-
-    def sample(self, sample_shape=torch.Size()):  # noqa: B008 (torch's own signature)
-        return self.values.reshape(self._extended_shape(sample_shape))
-
-
-class GivenBernoulli(Given, Bernoulli):
-    pass
-
-
-class GivenCategorical(Given, Categorical):
-    pass
-
-
-def given(kind, values: Tensor, logits: Tensor):
-    distribution = kind(logits=logits)
-    distribution.values = values
-    return distribution
-
-
-# --- Two latents, the second below the first, and three values of the second ------------------------------------------
-
-THETA = {"a": 0.7, "b": -0.4, "c": 0.9}
-PHI = {"u": 0.3, "v": -0.6, "w": 0.5}
-X = 0.8
-
-
-def prior_logits(t) -> tuple[Tensor, Tensor]:
-    return t["b"], torch.stack([t["a"], t["b"], torch.zeros_like(t["a"])])
-
-
-def posterior_logits(t, z: Tensor) -> Tensor:
-    return torch.stack([t["v"] * z, t["w"] + 0.2 * z, 0.1 * z], -1)
-
-
-class Generator(Scalars):
-    def __init__(self) -> None:
-        super().__init__(**THETA)
-
-    def forward(self, bn, n):
-        first, second = prior_logits(self.t)
-        z = bn.sample("z", Bernoulli(logits=first.expand(n)))
-        k = bn.sample("k", Categorical(logits=second.expand(n, 3)))
-        bn.sample("x", Normal(self.t["a"] * z + self.t["c"] * k, 0.8))
-
-
-class Posterior(Scalars):
-    def __init__(self) -> None:
-        super().__init__(**PHI)
-
-    def forward(self, bn, z_values, k_values):
-        n = z_values.shape[1]
-        z = bn.sample("z", given(GivenBernoulli, z_values, self.t["u"].expand(n)))
-        bn.sample("k", given(GivenCategorical, k_values, posterior_logits(self.t, z)))
-
-
-def tuples(particles: int) -> tuple[Tensor, Tensor]:
-    """Return all values of the two latents of K particles, each ``[K, 6^K]``."""
-    states = torch.tensor(list(product(range(2), range(3))), dtype=torch.float64)
-    table = states[torch.tensor(list(product(range(6), repeat=particles)))]
-    return table[:, :, 0].T.contiguous(), table[:, :, 1].T.contiguous()
-
-
-def log_p(t, z: Tensor, k: Tensor, x: Tensor | float = X) -> Tensor:
-    first, second = prior_logits(t)
-    likelihood = Normal(t["a"] * z + t["c"] * k, 0.8).log_prob(torch.as_tensor(x, dtype=torch.float64))
-    return Bernoulli(logits=first).log_prob(z) + second.log_softmax(0)[k.long()] + likelihood
-
-
-def log_q(t, z: Tensor, k: Tensor) -> Tensor:
-    below = posterior_logits(t, z).log_softmax(-1).gather(-1, k.long().unsqueeze(-1)).squeeze(-1)
-    return Bernoulli(logits=t["u"]).log_prob(z) + below
-
-
-def exact_gradient(particles: int, value) -> dict[str, Tensor]:
-    """Return the gradient of E[value(log weights [K, rows])] by differentiating the sum over all tuples."""
-    p, q = Generator(), Posterior()
-    z, k = tuples(particles)
-    scores = log_q(q.t, z, k)
-    expectation = (scores.sum(0).exp() * value(log_p(p.t, z, k) - scores)).sum()
-    return gradients(expectation, p, q)
-
-
-def expected_gradient(particles: int, make, estimate) -> dict[str, Tensor]:
-    """Return minus the gradient of an estimator's cost, summed over all tuples with their probabilities."""
-    p, q = Generator(), Posterior()
-    z, k = tuples(particles)
-    x = torch.full((z.shape[1],), X, dtype=torch.float64)
-    cost = estimate(make(p.bind(len(x)), {"x": x}, q.bind(z, k), particles=particles))
-    assert cost.shape == x.shape
-    return gradients(-(log_q(q.t, z, k).sum(0).exp().detach() * cost).sum(), p, q)
-
-
-def mean(log_weights: Tensor) -> Tensor:
-    return log_weights.mean(0)
-
-
-def iwae(log_weights: Tensor) -> Tensor:
-    return log_weights.logsumexp(0) - math.log(len(log_weights))
-
-
-ESTIMATORS = {
-    "reinforce": (lb.elbo, mean, lambda b: b.reinforce()),
-    "reinforce, a number": (lb.elbo, mean, lambda b: b.reinforce(baseline=-1.7)),
-    "reinforce, a tensor": (lb.elbo, mean, lambda b: b.reinforce(baseline=torch.full_like(b.value, -2.2))),
-    "reinforce, leave one out": (lb.elbo, mean, lambda b: b.reinforce(baseline="leave-one-out")),
-    "vargrad": (lb.elbo, mean, lambda b: b.vargrad()),
-    "iwae reinforce": (lb.iw_objective, iwae, lambda b: b.reinforce()),
-    "iwae reinforce, a number": (lb.iw_objective, iwae, lambda b: b.reinforce(baseline=2.3)),
-    "vimco": (lb.iw_objective, iwae, lambda b: b.vimco()),
-}
-
-
-COMPARING = ("reinforce, leave one out", "vargrad", "vimco")  # one particle has none to compare with
-
-
-@pytest.mark.parametrize(
-    "name, particles", [(name, k) for name in ESTIMATORS for k in (1, 2, 3) if k > 1 or name not in COMPARING]
-)
+@pytest.mark.parametrize("name, particles", [(name, k) for name, row in ESTIMATORS.items() for k in row.particles])
 def test_expected_gradient_is_exact(name: str, particles: int) -> None:
-    make, value, estimate = ESTIMATORS[name]
-    found = expected_gradient(particles, make, estimate)
-    assert farthest(found, exact_gradient(particles, value)) < TOLERANCE
+    row = ESTIMATORS[name]
+    found, wanted = expected_gradient(particles, row.bound, row.estimate, **row.options), row.truth(particles)
+    assert farthest(found, wanted) < TOLERANCE
+    for factor in (0.0, -1.0, 2.0):  # a zero gradient, a flipped sign and a doubled one are told apart in each player
+        for player in (THETA, PHI):
+            assert farthest(found | {f"t.{n}": factor * found[f"t.{n}"] for n in player}, wanted) > WRONG
 
 
 def constant(bound):
@@ -157,11 +58,11 @@ def constant(bound):
 
 
 WRONGS = {
-    "no score": (lb.elbo, mean, lambda b: -constant(b)[0].mean(0)),
-    "flipped sign": (lb.elbo, mean, lambda b: -(constant(b)[0] - constant(b)[0].detach() * constant(b)[2]).mean(0)),
+    "no score": (lb.elbo, elbo, lambda b: -constant(b)[0].mean(0)),
+    "flipped sign": (lb.elbo, elbo, lambda b: -(constant(b)[0] - constant(b)[0].detach() * constant(b)[2]).mean(0)),
     "own particle in the baseline": (
         lb.elbo,
-        mean,
+        elbo,
         lambda b: -(constant(b)[0] + (constant(b)[0] - constant(b)[0].mean(0)).detach() * constant(b)[2]).mean(0),
     ),
     "iwae as Pyro has it": (lb.iw_objective, iwae, lambda b: -iwae(constant(b)[0])),
@@ -188,12 +89,12 @@ def test_wrong_estimators_are_told_apart(name: str) -> None:
 # --- Draw by draw -----------------------------------------------------------------------------------------------------
 
 
-def bound_of(make, particles: int, rows: int = 40):
+def bound_of(make, particles: int, rows: int = 40, **options):
     p, q = Generator(), Posterior()
     table = tuples(particles)
     z, k = (values[:, :: max(1, values.shape[1] // rows)] for values in table)
     x = torch.linspace(-1, 2, z.shape[1], dtype=torch.float64)
-    return make(p.bind(len(x)), {"x": x}, q.bind(z, k), particles=particles), p, q
+    return make(p.bind(len(x)), {"x": x}, q.bind(z, k), particles=particles, **options), p, q
 
 
 @pytest.mark.parametrize("kl_weight", [1.0, 0.3])
@@ -243,12 +144,16 @@ def test_signals_by_hand() -> None:
 
 
 def test_value_does_not_depend_on_the_estimator() -> None:
-    for make, value, estimate in ESTIMATORS.values():
-        bound, p, q = bound_of(make, 3)
+    for row in ESTIMATORS.values():
+        bound, p, q = bound_of(row.bound, row.particles[-1], **row.options)
         z, k = (bound.draw.posterior[name] for name in ("z", "k"))
-        estimate(bound)
+        row.estimate(bound)
         x = torch.linspace(-1, 2, z.shape[1], dtype=torch.float64)
-        expected = value(log_p(p.t, z, k, x) - log_q(q.t, z, k)).detach()
+        prior, score = log_prior(p.t, z, k), log_q(q.t, z, k)
+        log_weights = log_p(p.t, z, k, x) - score
+        torch.testing.assert_close(bound.log_weights, log_weights, rtol=0, atol=1e-12)
+        weighted = log_weights + (row.options.get("beta", 1.0) - 1) * (prior - score)
+        expected = (row.model_value or row.value)(weighted).detach()
         assert float((bound.value - expected).abs().max()) < 1e-12
         assert not bound.value.requires_grad
 
@@ -289,10 +194,10 @@ def test_mixed_posteriors_keep_the_path_of_their_gaussian_node(particles: int, p
     theta = {"a": 0.9, "b": 0.3}
     z, nodes, s, weights = mixed_grid(particles, points)
     x = torch.full((z.shape[1],), 0.6, dtype=torch.float64)
-    cases = [(lb.elbo, mean, lambda b: b.reinforce(pathwise=True))]
+    cases = [(lb.elbo, elbo, lambda b: b.reinforce(pathwise=True))]
     cases += [(lb.iw_objective, iwae, lambda b: b.reinforce(pathwise=True, baseline=0.7))]
     if particles > 1:
-        cases += [(lb.elbo, mean, lambda b: b.reinforce(pathwise=True, baseline="leave-one-out"))]
+        cases += [(lb.elbo, elbo, lambda b: b.reinforce(pathwise=True, baseline="leave-one-out"))]
         cases += [(lb.iw_objective, iwae, lambda b: b.vimco(pathwise=True))]
     for make, value, estimate in cases:
         p, q = MixedGenerator(**theta), MixedPosterior(**phi)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -443,3 +444,9 @@ def test_progress_bar_ends_full_and_shows_the_bound_with_its_terms(capsys) -> No
     assert out == ""  # standard output is for results
     for word in ("epoch 2/2", "12/12", "elbo -", "reconstruction -", "kl ", "steps/s"):
         assert word in shown
+    assert "no bound" not in shown
+
+
+def test_progress_bar_says_what_is_no_bound(capsys) -> None:
+    tiny.fit(tiny.objective("ELBO", beta=0.5), progress=True)
+    assert re.search(r"beta-elbo\(0\.5\) -\d+\.\d\d \(no bound\)", capsys.readouterr()[1])

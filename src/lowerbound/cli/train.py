@@ -50,6 +50,16 @@ def train(
     ] = None,
     binarize: Annotated[str | None, typer.Option(help="none, threshold, dynamic or static.")] = None,
     particles: Annotated[int | None, typer.Option(help="Posterior draws a row.")] = None,
+    gradient: Annotated[
+        str | None, typer.Option(help="The estimator: sgvb, stl, dreg, reinforce, vargrad or vimco; for its objective.")
+    ] = None,
+    beta: Annotated[float | None, typer.Option(help="The weight of the KL term in the bound of an ELBO.")] = None,
+    groups: Annotated[int | None, typer.Option(help="Groups that the particles of an IWAE form: MIWAE.")] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Groups for the posterior only, all particles for the model: PIWAE.")
+    ] = False,
+    alpha: Annotated[float | None, typer.Option(help="The order of Rényi's bound, 0 for an IWAE's own.")] = None,
+    elbo_share: Annotated[float | None, typer.Option(help="The ELBO's share in the bound of an IWAE: CIWAE.")] = None,
     network: Annotated[str | None, typer.Option(help="For implicit posteriors: dense or conv.")] = None,
     sampler: Annotated[str | None, typer.Option(help="For implicit posteriors: noise or basis.")] = None,
     noise_dim: Annotated[int | None, typer.Option(help="For implicit posteriors: the size of the noise.")] = None,
@@ -110,6 +120,12 @@ def train(
         },
         objective_options={
             "particles": particles,
+            "gradient": gradient,
+            "beta": beta,
+            "groups": groups,
+            "partial": partial or None,
+            "alpha": alpha,
+            "elbo_share": elbo_share,
             "contrast": contrast,
             "critic_steps": critic_steps,
             "critic_lr": critic_lr,
@@ -149,6 +165,8 @@ def train(
             f"the critic: loss {shown['critic_loss']:.3f} nats, accuracy {shown['critic_accuracy']:.1%}; "
             "the estimate is no bound, evaluate to see what holds"
         )
+    elif not run.config["objective"]["certified"]:
+        say(f"{next(iter(shown))} is no certified bound of log p(x): evaluate to see what holds")
     say(f"run folder: {out}")
     say(f"next: lowerbound evaluate {out}; lowerbound report {out}")
 

@@ -28,9 +28,14 @@ class Bound:
         posterior: The bound posterior program, such as ``encoder.bind(x)``.
         particles: The number K of draws of every latent.
         validate: Whether to check parameters and supports.
+
+    Attributes:
+        name: What it is called where numbers are shown.
+        certified: Whether the first of its `terms` is a lower bound of log p(x) in expectation.
     """
 
     name = "bound"
+    certified = True
     _pathwise: bool | None = None  # as in `lowerbound.net.Trace`; score-function estimators set it before they draw
     _scored: Draw | None = None
 

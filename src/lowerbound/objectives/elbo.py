@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lowerbound.core.checks import choice
+from lowerbound.core.checks import choice, number
 from lowerbound.core.errors import ArgumentError, explain
 from lowerbound.core.types import Model, Outcome, Player
 from lowerbound.net import Program
@@ -31,9 +31,16 @@ def elbo(
     *,
     particles: int = 1,
     analytic_kl: bool = False,
+    beta: float = 1.0,
     validate: bool = False,
 ) -> EvidenceLowerBound:
-    """Return the evidence lower bound of a model and a posterior on observed data.
+    r"""Return the evidence lower bound of a model and a posterior on observed data, with a weight on its divergence.
+
+    .. math:: \mathcal{L}_\beta = \mathbb{E}_{q(z|x)}[\log p(x|z)] - \beta \, \mathrm{KL}(q(z|x) \| p(z))
+
+    With :math:`\beta > 1` (beta-VAE) it is a looser lower bound; with :math:`\beta < 1` it may lie above log p(x), and
+    is not ``certified``. `beta` belongs to the value. The `kl_weight` of the estimators is another thing: a warm-up of
+    the cost on the way to this same value, which it leaves alone; the cost has their product.
 
     Args:
         model: The bound generative program, such as ``generator.bind(len(x))``.
@@ -41,15 +48,18 @@ def elbo(
         posterior: The bound posterior program, such as ``encoder.bind(x)``; the nodes that it draws are the latents.
         particles: The number K of draws of every latent, averaged.
         analytic_kl: Whether KL(q || p) is taken in closed form at the nodes where one is known.
+        beta: The weight of KL(q || p) in the bound, not negative.
         validate: Whether to check the parameters and supports of every node.
 
     Returns:
-        A bound with ``value``, ``terms``, ``log_weights`` and the estimator ``sgvb``.
+        A bound with ``value``, ``terms``, ``certified``, ``log_weights`` (without beta) and the estimators ``sgvb``,
+        ``reinforce`` and ``vargrad``.
 
     Raises:
         NodeError: when the bound is first read, if the two programs do not fit each other or the data.
+        ArgumentError: if an argument is out of range.
 
-    Source: Kingma and Welling, Auto-Encoding Variational Bayes (2014).
+    Source: Kingma and Welling, Auto-Encoding Variational Bayes (2014); Higgins et al., beta-VAE (2017).
 
     Example:
         >>> from torch.distributions import Normal
@@ -65,29 +75,33 @@ def elbo(
         tensor([-1.2655, -1.5155])
     """
     return EvidenceLowerBound(
-        model, observed, posterior, particles=particles, analytic_kl=analytic_kl, validate=validate
+        model, observed, posterior, particles=particles, analytic_kl=analytic_kl, beta=beta, validate=validate
     )
 
 
 class EvidenceLowerBound(Bound):
     """The evidence lower bound under one draw; made by `elbo`."""
 
-    name = "elbo"
-
-    def __init__(self, *args: Any, analytic_kl: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, analytic_kl: bool = False, beta: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.analytic_kl = analytic_kl
+        self.analytic_kl, self.beta = analytic_kl, number("beta", beta, low=0.0)
+        self.certified = beta >= 1
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Its name, with the weight of the divergence if it is not 1."""
+        return "elbo" if self.beta == 1 else f"beta-elbo({self.beta:g})"
 
     @property
     def value(self) -> Tensor:
         """The bound of each row, shape ``batch``, in nats, detached: the mean log-weight, unless a KL is analytic."""
-        return (self._reconstruction - self._kl).detach()
+        return (self._reconstruction - self.beta * self._kl).detach()
 
     @property
     def terms(self) -> dict[str, Tensor]:
         """The bound, E log p(x|z) and KL(q || p) of each row, shape ``batch``, in nats, detached."""
         reconstruction, kl = self._reconstruction.detach(), self._kl.detach()
-        return {self.name: reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
+        return {self.name: reconstruction - self.beta * kl, "reconstruction": reconstruction, "kl": kl}
 
     def sgvb(self, *, stl: bool = False, kl_weight: Tensor | float = 1.0) -> Tensor:
         r"""Return a surrogate cost whose gradient is minus the pathwise gradient of the bound, shape ``batch``.
@@ -109,8 +123,8 @@ class EvidenceLowerBound(Bound):
             constant = self._posterior.run(
                 values, detach_parameters=True, particles=self.particles, batch=draws.posterior.batch
             )
-            return -draws.log_weights(kl_weight, constant.log_joint(draws.latents)).mean(0)
-        return kl_weight * self._kl - self._reconstruction
+            return -draws.log_weights(kl_weight * self.beta, constant.log_joint(draws.latents)).mean(0)
+        return kl_weight * self.beta * self._kl - self._reconstruction
 
     def reinforce(
         self, *, baseline: Baseline = None, pathwise: bool = False, kl_weight: Tensor | float = 1.0
@@ -118,7 +132,7 @@ class EvidenceLowerBound(Bound):
         r"""Return a surrogate cost of the score-function gradient, shape ``batch``; it takes any posterior.
 
         .. math:: \nabla_\phi \mathcal{L} = \mathbb{E}_q\left[(f - b)\, \nabla_\phi \log q(z|x)\right], \qquad
-                  f = \log p(x, z) - \log q(z|x)
+                  f = \log p(x|z) + \beta (\log p(z) - \log q(z|x))
 
         Args:
             baseline: b: None for zero, ``"leave-one-out"`` for the mean of the other particles, a number such as a
@@ -133,7 +147,7 @@ class EvidenceLowerBound(Bound):
         Source: Williams, Simple Statistical Gradient-Following Algorithms (1992); Mnih and Gregor (2014).
         """
         draws, _, log_q_fixed, score = self._score_draws(pathwise=pathwise)
-        f = draws.log_weights(kl_weight, log_q_fixed)
+        f = draws.log_weights(kl_weight * self.beta, log_q_fixed)
         signal, learning = baseline_cost("reinforce", f, baseline)
         return learning - (f + signal * score).mean(0)
 
@@ -154,7 +168,7 @@ class EvidenceLowerBound(Bound):
         """
         require_particles("vargrad", self.particles)
         draws, log_q, log_q_fixed, _ = self._score_draws(pathwise=False)
-        f = draws.log_weights(kl_weight, log_q_fixed)
+        f = draws.log_weights(kl_weight * self.beta, log_q_fixed)
         return 0.5 * (f.detach() + log_q_fixed - log_q).var(0) - f.mean(0)
 
     @cached_property
@@ -177,6 +191,7 @@ class ELBO(BoundObjective):
             closed form; or, for posteriors of any kind, ``"reinforce"`` and ``"vargrad"``.
         baseline: Of ``"reinforce"``: None, ``"leave-one-out"``, ``"moving-average"``, or a network from rows to
             ``[B]`` or ``[B, 1]``, which is trained beside the model.
+        beta: The weight of the divergence in the bound; below 1 it is no certified bound.
 
     Raises:
         ArgumentError: if a name is unknown, `particles` is not positive, or the estimator compares particles and there
@@ -201,8 +216,11 @@ class ELBO(BoundObjective):
         analytic_kl: bool = True,
         gradient: Literal["sgvb", "stl", "reinforce", "vargrad"] = "sgvb",
         baseline: Literal["leave-one-out", "moving-average"] | nn.Module | None = None,
+        beta: float = 1.0,
     ) -> None:
         super().__init__(model, particles=particles)
+        self.beta = number("beta", beta, low=0.0)
+        self.certified = beta >= 1
         self.analytic_kl = analytic_kl
         self.gradient = choice("gradient", gradient, ("sgvb", "stl", "reinforce", "vargrad"))
         if isinstance(baseline, str):
@@ -217,8 +235,8 @@ class ELBO(BoundObjective):
 
     def bound(self, x: Tensor, *, validate: bool = False) -> EvidenceLowerBound:
         """Return the bound of a batch, shape ``[B, *event_shape]``."""
-        programs = self.model.programs(x)
-        return elbo(*programs, particles=self.particles, analytic_kl=self.analytic_kl, validate=validate)
+        options: dict[str, Any] = {"analytic_kl": self.analytic_kl, "beta": self.beta}
+        return elbo(*self.model.programs(x), particles=self.particles, validate=validate, **options)
 
     def players(self) -> tuple[Player, ...]:
         """Return the one player: the model, both programs, and the baseline's network if there is one."""
@@ -230,7 +248,7 @@ class ELBO(BoundObjective):
         """Return the mean cost of a batch and its mean terms."""
         outcome = super().forward(x, player)
         if self.baseline == "moving-average" and self.training:
-            self.moving_average.lerp_(outcome.terms["elbo"].to(self.moving_average.dtype), 0.1)
+            self.moving_average.lerp_(next(iter(outcome.terms.values())).to(self.moving_average.dtype), 0.1)
         return outcome
 
     def cost(self, bound: Any, x: Tensor) -> Tensor:
@@ -252,5 +270,5 @@ class ELBO(BoundObjective):
     def describe(self) -> dict[str, Any]:
         """Return the class, its arguments and the model, as plain values."""
         baseline = type(self.baseline).__name__ if isinstance(self.baseline, nn.Module) else self.baseline
-        own = {"analytic_kl": self.analytic_kl, "gradient": self.gradient, "baseline": baseline}
+        own = {"analytic_kl": self.analytic_kl, "gradient": self.gradient, "baseline": baseline, "beta": self.beta}
         return {**super().describe(), **own}

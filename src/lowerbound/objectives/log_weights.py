@@ -30,6 +30,7 @@ class Draw:
         model: The bound generative program.
         observed: The data by node name, each of shape ``batch + event``.
         values: The latents under which the model is scored; the draws themselves if None.
+        constant: Whether the model's parameters count as constants.
         validate: Whether the model checks parameters and supports.
 
     Raises:
@@ -43,11 +44,13 @@ class Draw:
         observed: Mapping[str, Tensor],
         *,
         values: Mapping[str, Tensor] | None = None,
+        constant: bool = False,
         validate: bool = False,
     ) -> None:
         self.posterior = posterior
         self.latents = posterior.random_names(observed=False)
         self._program, self._observed, self._validate = model, observed, validate
+        self._constant = constant
         self._values = {name: posterior[name] for name in self.latents} if values is None else values
         if not self.latents:
             cure = "Draw at least one latent with bn.sample in the posterior."
@@ -71,16 +74,28 @@ class Draw:
         """
         (particles,), batch = self.posterior.particles, self.posterior.batch
         values = {**self._observed, **self._values}
-        trace = self._program.run(values, particles=particles, batch=batch, complete=True, validate=self._validate)
+        trace = self._program.run(
+            values,
+            detach_parameters=self._constant,
+            particles=particles,
+            batch=batch,
+            complete=True,
+            validate=self._validate,
+        )
         for name in self.latents:
             if trace.node(name).kind != "stochastic":
                 cure = "Give it a density in the model with bn.sample."
                 raise NodeError(explain(f"node {name!r}", expected="a prior", got="a node without density", cure=cure))
         return trace
 
-    def rescored(self, values: Mapping[str, Tensor]) -> Draw:
-        """Return the same draws with the model scored under other tensors that hold the same values."""
-        return Draw(self.posterior, self._program, self._observed, values=values)
+    def rescored(self, values: Mapping[str, Tensor], *, constant: bool = False) -> Draw:
+        """Return the same draws with the model scored under other tensors that hold the same values.
+
+        Args:
+            values: The tensors by name.
+            constant: Whether the model's parameters count as constants.
+        """
+        return Draw(self.posterior, self._program, self._observed, values=values, constant=constant)
 
     def log_likelihood(self) -> Tensor:
         """Return log p(x | z), the sum over the model's nodes that are no latents, shape ``[K, *batch]``, in nats."""

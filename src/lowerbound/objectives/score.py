@@ -7,7 +7,7 @@ for any baseline b that does not depend on z.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -92,7 +92,7 @@ def leave_one_out(values: Tensor) -> Tensor:
     return (values.sum(0) - values) / (len(values) - 1)
 
 
-def vimco_signal(log_weights: Tensor) -> Tensor:
+def vimco_signal(log_weights: Tensor, average: Callable[[Tensor], Tensor] = log_mean_exp) -> Tensor:
     r"""Return VIMCO's learning signal of each particle, :math:`\hat L - \hat L_{-k}`, shape ``[K, *]``, in nats.
 
     .. math:: \hat L_{-k} = \log \frac{1}{K} \Big( \sum_{j \ne k} w_j
@@ -103,6 +103,7 @@ def vimco_signal(log_weights: Tensor) -> Tensor:
 
     Args:
         log_weights: Shape ``[K, *]``.
+        average: How the bound averages weights ``[K, *]`` over axis 0; written here for the log of their mean.
 
     Source: Mnih and Rezende, Variational Inference for Monte Carlo Objectives (2016), equation 10.
 
@@ -114,4 +115,4 @@ def vimco_signal(log_weights: Tensor) -> Tensor:
     others = torch.eye(particles, dtype=torch.bool, device=log_weights.device)
     others = others.reshape(particles, particles, *[1] * (log_weights.dim() - 1))
     table = torch.where(others, leave_one_out(log_weights).unsqueeze(0), log_weights.unsqueeze(1))
-    return log_mean_exp(log_weights) - (torch.logsumexp(table, 0) - math.log(particles))
+    return average(log_weights) - average(table)

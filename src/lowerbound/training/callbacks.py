@@ -33,9 +33,13 @@ class Callback:
 
 
 class ProgressBar(Callback):
-    """A progress bar with the objective's terms and the speed; it reads values at most four times a second."""
+    """A progress bar with the objective's terms and the speed; it reads values at most four times a second.
 
-    def __init__(self) -> None:
+    Args:
+        certified: Whether the first term is a lower bound of log p(x); if not, it is shown as none.
+    """
+
+    def __init__(self, *, certified: bool = True) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -47,6 +51,7 @@ class ProgressBar(Callback):
             TextColumn("{task.fields[text]}"),
             console=Console(stderr=True),
         )
+        self._mark = "" if certified else " (no bound)"
         self._task: Any = None
         self._next = 0.0
 
@@ -78,7 +83,7 @@ class ProgressBar(Callback):
         done = epoch * self._batches + batch
         speed = (done - self._from) / max(time.monotonic() - self._clock, 1e-9)
         names = [name for name in terms if len(terms) <= 3 or name not in _PARTS]
-        shown = "  ".join(f"{name} {terms[name]:.2f}" for name in names)
+        shown = "  ".join(f"{name} {terms[name]:.2f}{'' if i else self._mark}" for i, name in enumerate(names))
         self._bar.update(
             self._task, completed=done, epoch=f"{epoch + 1}/{self._epochs}", text=f"{shown}  {speed:.0f} steps/s"
         )

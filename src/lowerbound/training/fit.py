@@ -110,7 +110,7 @@ def fit(
     if checkpoint:
         checkpoint.open(description, state, resume=resume)
     forward = torch.compile(module) if chosen.compile else module
-    watchers = [*([ProgressBar()] if progress else []), *callbacks]
+    watchers = [*([ProgressBar(certified=objective.certified)] if progress else []), *callbacks]
 
     def batches_from(epoch: int, start: int) -> Iterator[Tensor]:
         rows = data.batches(batch_size, seed=chosen.seed, epoch=epoch, start=start)
