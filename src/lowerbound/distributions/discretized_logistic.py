@@ -18,6 +18,8 @@ Size = torch.Size | list[int] | tuple[int, ...]
 class _Grid(constraints.Constraint):
     """The points 0, 1/(levels-1), ..., 1, to within the rounding of the value's type."""
 
+    is_discrete = True
+
     def __init__(self, levels: int) -> None:
         self.levels = levels
 

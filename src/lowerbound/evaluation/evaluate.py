@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lowerbound.core.checks import positive_int
-from lowerbound.core.errors import NonFiniteError, explain
+from lowerbound.core.errors import ArgumentError, NonFiniteError, explain
 from lowerbound.core.numerics import flushed_denormals
 from lowerbound.core.random import seeded
 from lowerbound.core.types import Data, Model
@@ -145,7 +145,10 @@ def _batches(model: Any, data: Data, particles: int, limit: int) -> Iterator[Ten
         if number == 0:
             with torch.random.fork_rng():
                 made = draw(*model.programs(x), particles=1, validate=True)
-                made.log_likelihood()
+                if tuple(made.log_likelihood().shape) != (1, len(x)):
+                    cure = "Read lb.elbo(*model.programs(x)).value or lb.is_loglikelihood(*model.programs(x)) instead."
+                    got = "one for all rows: latents that all rows share"
+                    raise ArgumentError(explain("model", expected="one value a row", got=got, cure=cure))
         yield x
 
 

@@ -5,6 +5,12 @@ Shapes. A node's value has shape ``lead + event_shape`` and its log-probability 
 and ``batch`` is the batch shape of the program's first node, usually ``(B,)``. A distribution may have batch shape
 ``lead`` (its parameters depend on other nodes), ``batch`` (they depend on inputs only) or ``()`` (they are shared).
 Anything else is an error at that node, because broadcasting would turn it into a wrong number without a sound.
+
+Latents for all rows. What is drawn once for the whole data set, such as the weights of a network, has batch shape
+``()``; the batch shape of the program is ``()`` then, and the rows of a node below it are an event: `event_dims` covers
+their axis. So every log-probability has shape ``[K]``, and a bound takes its logarithm of a mean over particles, or its
+mean, of the sum over all rows, never row by row. Rows of a minibatch stand for all N of them by ``scale=N / B``, at the
+data and, in both programs, at latents that belong to single rows.
 """
 
 from __future__ import annotations
@@ -14,10 +20,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, constraints
+from torch.distributions import Distribution, Independent
 
-from lowerbound.core.checks import suggestion
+from lowerbound.core.checks import number, suggestion
 from lowerbound.core.errors import NodeError, explain
+from lowerbound.net.masks import check_mask, masked_log_prob
+from lowerbound.net.supports import check_parameters, check_support
 
 __all__ = ["Moments", "Node", "Reached", "Trace"]
 
@@ -39,10 +47,15 @@ class Node:
         kind: ``"stochastic"``, ``"implicit"`` (a draw without a density) or ``"deterministic"``.
         observed: Whether the value was given rather than drawn.
         pathwise: Whether gradients flow through the draw into the distribution's parameters.
+        scale: The factor on its log-probability.
+        mask: Which entries count, as `bn.sample` takes it; None for all.
         moments: For an implicit node, a function that returns the draw's mean and variance, if the program knows them.
     """
 
-    __slots__ = ("_log_prob", "_version", "distribution", "kind", "moments", "name", "observed", "pathwise", "value")
+    __slots__ = (
+        *("_log_prob", "_version", "distribution", "kind", "mask", "moments", "name", "observed"),
+        *("pathwise", "scale", "value"),
+    )
 
     def __init__(
         self,
@@ -55,15 +68,21 @@ class Node:
         pathwise: bool = False,
         log_prob: Tensor | None = None,
         moments: Moments | None = None,
+        scale: float = 1.0,
+        mask: Tensor | None = None,
     ) -> None:
         self.name, self.value, self.kind = name, value, kind
+        self.scale, self.mask = scale, mask
         self.distribution, self.observed, self.pathwise = distribution, observed, pathwise
         self.moments = moments
         self._log_prob = log_prob
         self._version = None if torch.compiler.is_compiling() or value.is_inference() else value._version
 
     def log_prob(self) -> Tensor:
-        """Return the log-probability (density) of the value, before it is spread over `lead`, in nats."""
+        """Return the log-probability (density) of the value's observed entries times `scale`, in nats.
+
+        It is not spread over `lead` yet.
+        """
         if self.distribution is None:
             cure = (
                 "It has no density; use an objective for implicit posteriors."
@@ -74,10 +93,13 @@ class Node:
         self.require_unchanged()
         if self._log_prob is None:
             try:
-                self._log_prob = self.distribution.log_prob(self.value)
+                if self.mask is None:
+                    self._log_prob = self.distribution.log_prob(self.value)
+                else:
+                    self._log_prob = masked_log_prob(self.name, self.distribution, self.value, self.mask)
             except ValueError as error:  # torch's own check of the support
                 raise NodeError(f"node {self.name!r}: {error}") from error
-        return self._log_prob
+        return self._log_prob if self.scale == 1.0 else self.scale * self._log_prob
 
     def require_unchanged(self) -> None:
         """Raise a `NodeError` if the value was changed in place since it was drawn or given."""
@@ -124,20 +146,38 @@ class Trace(Mapping[str, Tensor]):
 
     # What a program calls
 
-    def sample(self, name: str, distribution: Distribution, event_dims: int = 0) -> Tensor:
+    def sample(
+        self,
+        name: str,
+        distribution: Distribution,
+        event_dims: int = 0,
+        *,
+        scale: float = 1.0,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         r"""Name a random variable: return its observed value, or draw it once.
+
+        .. math:: \log p(\mathrm{node}) = s \sum_{d :\, m_d} \log p(v_d \mid \mathrm{parents}(v))
 
         Args:
             name: The name of the node, unique in the program.
             distribution: Any `torch.distributions.Distribution` with batch shape
                 ``lead + event``, ``batch + event`` or ``event``.
-            event_dims: How many of the last batch axes belong to one event; their log-probabilities are summed.
+            event_dims: How many of the last batch axes belong to one event; their log-probabilities are summed. Below
+                a latent for all rows, which has batch shape ``()``, the rows are an event too.
+            scale: The factor s on its log-probability: ``N / B`` where B rows stand for N.
+            mask: Boolean, True where the value is observed; elsewhere nothing counts, and the value may be NaN. With
+                ``entries`` for the axes of the event over which log-probabilities are summed (all of them for single
+                values, none for a distribution over vectors), its shape is ``lead + entries``, ``batch + entries`` or
+                ``entries``; an axis of an event may have length 1.
 
         Returns:
             A plain tensor of shape ``lead + event_shape``.
 
         Raises:
-            NodeError: if the name is taken, the shapes do not fit, or the program must not draw this node.
+            NodeError: if the name is taken, the shapes do not fit, the mask has another shape or is not boolean, or
+                the program must not draw this node.
+            ArgumentError: if the scale is no positive number.
 
         Example:
             >>> from torch.distributions import Normal
@@ -146,23 +186,30 @@ class Trace(Mapping[str, Tensor]):
             torch.Size([5, 2])
             >>> bn.log_prob("z").shape
             torch.Size([5])
+            >>> w = Trace(particles=3).sample("w", Normal(torch.zeros(2), 1.0), event_dims=1)  # for all rows
+            >>> w.shape
+            torch.Size([3, 2])
         """
         self._claim(name)
         event = self._as_event(name, distribution, event_dims)
         given = self._values.get(name)
         self._settle(name, event, given)
+        number(f"scale of node {name!r}", scale, low=0.0, open_low=True)
+        if mask is not None:
+            check_mask(name, event, mask, self.lead, self.batch)
         if self._validate:
-            _check_parameters(name, distribution)
+            check_parameters(name, distribution)
         if given is not None:
-            self._check_value(name, event, given)
-            self._record(Node(name, given, kind="stochastic", distribution=event, observed=True))
+            self._check_value(name, event, given, mask)
+            kept: dict[str, Any] = {"distribution": event, "scale": scale, "mask": mask}
+            self._record(Node(name, given, kind="stochastic", observed=True, **kept))
             return given
         if self._complete:
             cure = f"Add a node {name!r} to the posterior, or observe it; given are {', '.join(self._values)}."
             raise NodeError(
                 explain(f"node {name!r}", expected="an observed value or a posterior", got="neither", cure=cure)
             )
-        return self._draw(name, event, distribution, event_dims)
+        return self._draw(name, event, distribution, event_dims, scale=scale, mask=mask)
 
     def deterministic(self, name: str, value: Tensor) -> Tensor:
         """Name a computed value, so that it can be read from the trace; return it unchanged."""
@@ -207,7 +254,7 @@ class Trace(Mapping[str, Tensor]):
     # What a reader calls
 
     def log_prob(self, name: str) -> Tensor:
-        """Return log p(node | its parents) in nats, shape ``lead``.
+        """Return log p(node | its parents) in nats, scaled and masked as the program says, shape ``lead``.
 
         Raises:
             NodeError: if there is no such node, it has no density, or its log-probability has another shape.
@@ -341,24 +388,27 @@ class Trace(Mapping[str, Tensor]):
             cure = (
                 f"Pass event_dims={surplus} more if the last axes are one event."
                 if surplus > 0
-                else "Lower event_dims, or give the parameters one row for each row of the batch."
+                else "Lower event_dims, or give the parameters one row for each row of the batch; a latent for all "
+                "rows has batch shape () in both programs, and the rows below it are an event."
             )
             names = " or ".join(str(s) for s in dict.fromkeys((self.lead, self._batch)))
             raise NodeError(explain(f"node {name!r}", expected=f"batch shape {names}", got=shape, cure=cure))
 
-    def _check_value(self, name: str, distribution: Distribution, value: Tensor) -> None:
+    def _check_value(self, name: str, distribution: Distribution, value: Tensor, mask: Tensor | None) -> None:
         event = tuple(distribution.event_shape)
         expected = [self.lead + event, self.batch + event]
         if tuple(value.shape) not in expected:
             shapes = " or ".join(str(s) for s in dict.fromkeys(expected))
             cure = "The last axes are the event, the first the rows; reshape the value or check event_dims."
+            if tuple(value.shape) == event:
+                cure = "If its rows are one event, see that the posterior draws its latents once, not row by row."
             raise NodeError(
                 explain(f"value of node {name!r}", expected=f"shape {shapes}", got=tuple(value.shape), cure=cure)
             )
         if self._validate:
-            _check_support(name, distribution, value)
+            check_support(name, distribution, value, mask)
 
-    def _draw(self, name: str, event: Distribution, distribution: Distribution, event_dims: int) -> Tensor:
+    def _draw(self, name: str, event: Distribution, distribution: Distribution, event_dims: int, **kept: Any) -> Tensor:
         shape = tuple(event.batch_shape)
         extra = self.lead[: len(self.lead) - len(shape)]
         pathwise = event.has_rsample if self._pathwise is None else self._pathwise
@@ -367,58 +417,14 @@ class Trace(Mapping[str, Tensor]):
             cure = "A pathwise gradient needs rsample: take a continuous or relaxed one, or a score-function estimator."
             raise NodeError(explain(f"node {name!r}", expected="a distribution with rsample", got=kind, cure=cure))
         log_prob = None
-        if pathwise and hasattr(distribution, "rsample_and_log_prob"):  # flows: no inverse of their own draws
+        whole = kept.get("mask") is None
+        if pathwise and whole and hasattr(distribution, "rsample_and_log_prob"):  # flows: no inverse of their own draws
             value, log_prob = distribution.rsample_and_log_prob(extra)
             log_prob = log_prob.sum(tuple(range(-event_dims, 0))) if event_dims else log_prob
         else:
             value = event.rsample(extra) if pathwise else event.sample(extra)
         drawn: Tensor = value
         self._record(
-            Node(name, drawn, kind="stochastic", distribution=event, pathwise=bool(pathwise), log_prob=log_prob)
+            Node(name, drawn, kind="stochastic", distribution=event, pathwise=bool(pathwise), log_prob=log_prob, **kept)
         )
         return drawn
-
-
-def _base(distribution: Distribution) -> Distribution:
-    return _base(distribution.base_dist) if isinstance(distribution, Independent) else distribution
-
-
-def _check_parameters(name: str, distribution: Distribution) -> None:
-    base = _base(distribution)
-    for parameter, constraint in base.arg_constraints.items():
-        if constraints.is_dependent(constraint) or parameter not in base.__dict__:
-            continue
-        value: Any = getattr(base, parameter)
-        if not bool(torch.as_tensor(constraint.check(value)).all()):
-            kind = type(base).__name__
-            cure = "Look for NaN or infinity in the network's output and for a scale that is not positive."
-            raise NodeError(
-                explain(
-                    f"node {name!r}", expected=f"{parameter} of {kind} in {constraint}", got=_span(value), cure=cure
-                )
-            )
-
-
-def _check_support(name: str, distribution: Distribution, value: Tensor) -> None:
-    base = _base(distribution)
-    try:
-        support: Any = distribution.support
-    except NotImplementedError:
-        return
-    if bool(torch.as_tensor(support.check(value)).all()) and bool(torch.isfinite(value).all()):
-        return
-    cure = "Choose a distribution whose support holds the data, or transform the data."
-    if type(base).__name__ == "Bernoulli":
-        cure = (
-            "A Bernoulli likelihood takes only 0 and 1: binarise the data (binarize='dynamic' or 'threshold'), or take "
-            "a Gaussian or logistic likelihood."
-        )
-    expected = f"values in the support of {type(base).__name__}"
-    raise NodeError(explain(f"value of node {name!r}", expected=expected, got=_span(value), cure=cure))
-
-
-def _span(value: Tensor) -> str:
-    finite = value[torch.isfinite(value)]
-    if finite.numel() < value.numel():
-        return f"{value.numel() - finite.numel()} of {value.numel()} values that are not finite"
-    return f"values from {float(value.min()):.4g} to {float(value.max()):.4g}"

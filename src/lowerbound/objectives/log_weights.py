@@ -15,7 +15,7 @@ from torch import Tensor
 from lowerbound.core.checks import positive_int
 from lowerbound.core.errors import NodeError, explain
 from lowerbound.distributions import kl_divergence
-from lowerbound.net import Program, Trace
+from lowerbound.net import Node, Program, Trace
 
 __all__ = ["Draw", "draw", "log_mean_exp"]
 
@@ -86,6 +86,7 @@ class Draw:
             if trace.node(name).kind != "stochastic":
                 cure = "Give it a density in the model with bn.sample."
                 raise NodeError(explain(f"node {name!r}", expected="a prior", got="a node without density", cure=cure))
+            _require_same_weight(self.posterior.node(name), trace.node(name))
         return trace
 
     def rescored(self, values: Mapping[str, Tensor], *, constant: bool = False) -> Draw:
@@ -123,7 +124,8 @@ class Draw:
         r"""Return :math:`\mathrm{KL}(q(z|x) \| p(z))` of each row, averaged over the draws, shape ``batch``, in nats.
 
         Args:
-            analytic: Whether to use the closed form of a node where one is known, instead of the draws.
+            analytic: Whether to use the closed form of a node where one is known, instead of the draws; at a masked
+                node none is.
         """
         parts = [self._node_kl(name, analytic) for name in self.latents]
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
@@ -134,13 +136,23 @@ class Draw:
             for node in (q_node, p_node):
                 node.require_unchanged()
             q, p = q_node.distribution, p_node.distribution
-            closed = kl_divergence(q, p) if q is not None and p is not None else None
+            known = q is not None and p is not None and q_node.mask is None
+            closed = kl_divergence(q, p) if known else None  # type: ignore[arg-type]
             if closed is not None:
+                closed = closed if q_node.scale == 1.0 else q_node.scale * closed
                 # A node below another has one divergence for each draw of its parents.
                 return (
                     closed.mean(0) if closed.dim() > len(self.posterior.batch) else closed.expand(self.posterior.batch)
                 )
         return (self.posterior.log_prob(name) - self.model.log_prob(name)).mean(0)
+
+
+def _require_same_weight(q: Node, p: Node) -> None:
+    """Raise an error if a latent counts more in one program than in the other: the bound would be none."""
+    if q.kind == "stochastic" and (q.scale != p.scale or (q.mask is None) != (p.mask is None)):
+        got = " and ".join(f"scale {n.scale:g} with{'out' if n.mask is None else ''} a mask" for n in (p, q))
+        expected = "the same scale and mask in model and posterior"
+        raise NodeError(explain(f"node {q.name!r}", expected=expected, got=got, cure="Pass both in both programs."))
 
 
 def draw(
