@@ -47,6 +47,8 @@ class Recipe:
         steps: Steps of training where `training` names no epochs.
         training: Settings of `lowerbound.fit`.
         seed: The seed of everything: splits, binarisation, weights, noise.
+        data_seed: The seed of splits and of the binarisation for evaluation; None for `seed`. Runs of several seeds
+            can be compared if they share it.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Recipe:
     steps: int = 20_000
     training: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    data_seed: int | None = None
 
     def changed(self, **changes: Any) -> Recipe:
         """Return the recipe with other values; mappings are merged, and None changes nothing."""
@@ -237,12 +240,13 @@ def _training_data(recipe: Recipe) -> tuple[sources.Dataset, sources.Dataset | N
     binarize = recipe.binarize
     if binarize is None and recipe.likelihood not in (None, "bernoulli"):
         binarize = "none"
-    rows, _ = sources.load(recipe.data, binarize=binarize, seed=recipe.seed)
+    seed = recipe.seed if recipe.data_seed is None else recipe.data_seed
+    rows, _ = sources.load(recipe.data, binarize=binarize, seed=seed)
     fraction = min(0.1, 3000 / len(rows)) if recipe.validation is None else recipe.validation
     number("validation", fraction, low=0.0, high=0.9)
     if fraction == 0 or (recipe.validation is None and len(rows) < 20):
         return rows, None
-    return rows.split_off(fraction, seed=recipe.seed)
+    return rows.split_off(fraction, seed=seed)
 
 
 def _likelihood(recipe: Recipe, rows: sources.Dataset) -> tuple[str, dict[str, Any]]:

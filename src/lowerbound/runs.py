@@ -136,7 +136,8 @@ def evaluate_run(
     with contextlib.suppress(RunError):  # no scores yet, or damaged ones
         earlier = evaluation.Scores.read(run)
         if earlier.data == scores.data:
-            scores = replace(scores, measures={**earlier.measures, **scores.measures})
+            kept, rows_kept = {**earlier.measures, **scores.measures}, {**earlier.rows, **scores.rows}
+            scores = replace(scores, measures=kept, rows=rows_kept)
     scores.write(run)
     return scores
 

@@ -20,7 +20,7 @@ import tiny
 from lowerbound.cli import main
 from tiny import contents, difference, files
 
-COMMANDS = ["train", "evaluate", "report", "sample", "encode", "reconstruct", "recipes", "data"]
+COMMANDS = ["train", "evaluate", "report", "compare", "sample", "encode", "reconstruct", "recipes", "data"]
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--epochs", "1", "--quiet"]
 
 
@@ -201,6 +201,36 @@ def test_report(run, lowerbound) -> None:
     assert out == f"report: {run / 'report.html'}\n"
     assert (run / "report.html").stat().st_size > 10_000
     assert (run / "figures").is_dir()
+
+
+def test_compare(run, lowerbound, tmp_path) -> None:
+    other = tmp_path / "other"
+    status, _, err = lowerbound(
+        "train", "iwae", "--data", "digits", "--out", other, *SMALL, "--seed", 3, "--data-seed", 0
+    )
+    assert status == 0, err
+    for folder, *measures in ((run, "elbo", "iwae-5"), (other, "elbo", "iwae-5", "iwae-7")):
+        options = [word for name in measures for word in ("--measure", name)]
+        assert lowerbound("evaluate", folder, *options, "--limit", 53, "--quiet")[0] == 0
+    code, out, err = lowerbound("compare", run, other, "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    scores = [lb.evaluation.Scores.read(folder) for folder in (run, other)]
+    difference = scores[1].rows["iwae-5"] - scores[0].rows["iwae-5"]
+    error = difference.std(ddof=1) / 53**0.5
+    words = " ".join(out.split())
+    shown = lb.report.tables.nats(difference.mean(), error)
+    assert (shown if shown.startswith("-") else f"+{shown}") in words
+    assert all(
+        text in words for text in ("run", "other", "lower bound", "IWAE-7 is left out: only other has it.", "n = 53")
+    )
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"comparison.{end}" for end in ("md", "html", "png")
+    }
+    assert lowerbound("evaluate", other, "--measure", "elbo", "--limit", 50, "--quiet")[0] == 0
+    code, out, err = lowerbound("compare", run, other)
+    assert (code, out) == (2, "")
+    assert "got number of rows 53 and 50. Evaluate both with one --limit" in err
+    assert err.count("\n") == 1
 
 
 def test_sample_encode_reconstruct(run, lowerbound, tmp_path) -> None:

@@ -48,7 +48,7 @@ def prepared(tmp_path_factory) -> Path:
         data="four-points", latent_dim=2, model_options={"hidden": [8]}, training={"epochs": 1}, validation=0.0
     )
     train(recipe, out=place / "run", progress=False)
-    for name in ("no-config", "bad-config", "new-config", "no-model", "bad-model"):
+    for name in ("other-run", "no-config", "bad-config", "new-config", "no-model", "bad-model"):
         shutil.copytree(place / "run", place / name)
     (place / "no-config" / "config.json").unlink()
     (place / "bad-config" / "config.json").write_text("{")
@@ -247,6 +247,13 @@ MISTAKES: dict[str, tuple[list[object], str]] = {
         ["encode", "run", "none.npy", "--out", "OUT.npy"],
         "none.npy: expected a built-in set or a path",
     ),
+    "comparison with itself": (["compare", "run", "run"], "runs: expected different run folders, got run twice. Name"),
+    "comparison of one run": (["compare", "run"], "runs: expected two or more, got only run. Name the runs"),
+    "comparison before evaluation": (
+        ["compare", "run", "other-run"],
+        "run, other-run: expected evaluated runs, got no scores.json. Evaluate first (lowerbound evaluate run;",
+    ),
+    "comparison with nothing": (["compare", "run", "nowhere"], "nowhere: expected a run folder, got no such folder."),
     "no samples": (["sample", "run", "-n", 0, "--out", "OUT.npy"], "n: expected a positive integer, got 0"),
     "ending": (["sample", "run", "--out", "OUT.txt"], "out: expected one of the known names, got '.txt'"),
     "out cannot be written": (

@@ -94,7 +94,7 @@ def test_dynamic_rows_are_drawn_once() -> None:
 def test_what_is_recorded_of_the_data() -> None:
     data = tiny.rows(binarize="static")
     scores = lb.evaluate(tiny.vae(), data, "elbo", limit=9, seed=4)
-    assert scores.data == {**data.describe(), "n_evaluated": 9, "evaluation_seed": 4}
+    assert scores.data == {**data.describe(), "n_evaluated": 9, "evaluation_seed": 4, "log_p": "probability"}
     assert scores.data["sha256"]
     assert scores.data["binarize"] == "static"
 
@@ -192,7 +192,10 @@ def test_scores_round_trip(tmp_path) -> None:
     written = scores()
     written.write(tmp_path)
     read = Scores.read(tmp_path)
-    assert set(files(tmp_path)) == {"scores.json", "gallery.npz"}
+    assert {name: row.tobytes() for name, row in read.rows.items()} == {
+        name: row.tobytes() for name, row in written.rows.items()
+    }
+    assert set(files(tmp_path)) == {"scores.json", "rows.npz", "gallery.npz"}
     assert (read.measures, read.data, read.latents) == (written.measures, written.data, written.latents)
     document = json.loads((tmp_path / "scores.json").read_text())
     assert document["measures"]["iwae-3"]["particles"] == 3
@@ -235,3 +238,11 @@ def test_gallery_of_objects_is_not_unpickled(tmp_path) -> None:
     np.savez(tmp_path / "gallery.npz", samples=np.array([{"a": 1}], dtype=object))
     with pytest.raises(RunError, match="gallery.npz: expected arrays"):
         Gallery.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "likelihood, log_p", [("bernoulli", "probability"), ("logistic", "probability"), ("gaussian", "density")]
+)
+def test_probabilities_and_densities_are_told_apart(likelihood: str, log_p: str) -> None:
+    data = tiny.rows(binarize="dynamic" if likelihood == "bernoulli" else "none")
+    assert lb.evaluate(tiny.vae(likelihood=likelihood), data, "elbo", limit=5).data["log_p"] == log_p

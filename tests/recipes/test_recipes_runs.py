@@ -175,6 +175,9 @@ def test_scores_are_written_and_those_on_the_same_rows_and_weights_stay(run) -> 
     second = runs.evaluate_run(run, ["iwae-3", "iwae-5"], limit=20)
     assert second.measures == {**first.measures, "iwae-5": second.measures["iwae-5"]}
     assert json.loads((run / "scores.json").read_text())["measures"] == second.measures
+    kept = lb.evaluation.Scores.read(run).rows
+    assert list(kept) == list(second.measures)
+    np.testing.assert_array_equal(kept["elbo"], first.rows["elbo"])
     other_rows = runs.evaluate_run(run, ["elbo"], limit=21)
     assert list(other_rows.measures) == ["elbo"]
     other_seed = runs.evaluate_run(run, ["iwae-2"], limit=21, seed=1)
@@ -194,7 +197,7 @@ def test_scores_of_earlier_weights_do_not_stay(tmp_path) -> None:
 
 
 def test_damaged_scores_are_replaced(run) -> None:
-    for name in ("scores.json", "gallery.npz"):
+    for name in ("scores.json", "rows.npz", "gallery.npz"):
         runs.evaluate_run(run, ["elbo"], limit=9)
         (run / name).write_text("{")
         assert list(runs.evaluate_run(run, ["iwae-2"], limit=9).measures) == ["iwae-2"]

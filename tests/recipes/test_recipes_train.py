@@ -193,6 +193,18 @@ def test_few_rows_are_not_split_unless_told(tmp_path) -> None:
     assert config["validation"]["n"] == 2
 
 
+def test_seed_of_the_data_may_be_another(tmp_path) -> None:
+    runs = [
+        train(quick("vae", "digits", seed=seed, data_seed=2), out=tmp_path / str(seed), progress=False)
+        for seed in (0, 1)
+    ]
+    assert runs[0].config["data"] == runs[1].config["data"]
+    assert runs[0].config["data"]["binarize_seed"] == runs[0].config["data"]["validation_split_seed"] == 2
+    assert [run.config["training"]["seed"] for run in runs] == [0, 1]
+    weights = [next(run.model.parameters()) for run in runs]
+    assert not weights[0].equal(weights[1])
+
+
 @pytest.mark.parametrize("seed", [0, 5])
 def test_seed_of_a_recipe_is_the_seed_of_everything(seed: int, tmp_path) -> None:
     recipe = quick("vae", "digits", seed=seed)

@@ -1,7 +1,8 @@
-"""The commands that look at a run: evaluate, report, sample, encode, reconstruct; and the lists of what there is."""
+"""The commands that look at runs, evaluate, report, compare, sample and so on; and the lists of what there is."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ from lowerbound import runs
 from lowerbound.cli.options import Data, Device, OutFile, RunFolder, Seed, say
 from lowerbound.recipes import RECIPES
 
-__all__ = ["data", "encode", "evaluate", "recipes", "reconstruct", "report", "sample"]
+__all__ = ["compare", "data", "encode", "evaluate", "recipes", "reconstruct", "report", "sample"]
 
 # What `lowerbound data` lists: name, content, rows.
 _DATA = (
@@ -68,6 +69,21 @@ def report(run: RunFolder) -> None:
     """Draw the figures of a run and write `report.html`, one page that needs no network."""
     path = reports.write(run)
     say(f"report: {path}")
+
+
+def compare(
+    run: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders that were evaluated.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER|FILE", help="Where to write the table (.md), the page (.html), the figure (.png)."
+        ),
+    ] = None,
+) -> None:
+    """Put evaluated runs side by side: each measure with its error, and paired differences to the first run."""
+    Console().print(reports.compare(run, out=out).table())
+    if out is not None:
+        say(f"comparison: {out}")
 
 
 def sample(

@@ -29,6 +29,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("evaluate")(look.evaluate)
 app.command("report")(look.report)
+app.command("compare")(look.compare)
 app.command("sample")(look.sample)
 app.command("encode")(look.encode)
 app.command("reconstruct")(look.reconstruct)

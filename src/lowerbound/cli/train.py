@@ -87,6 +87,9 @@ def train(
         int | None, typer.Option(help="Stop after so many epochs without a better validation bound.")
     ] = None,
     seed: Seed = 0,
+    data_seed: Annotated[
+        int | None, typer.Option(help="The seed of splits and binarisation, to compare runs of several seeds.")
+    ] = None,
     device: Device = "auto",
     precision: Annotated[str | None, typer.Option(help="float32, or bfloat16 for the networks.")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the objective with torch.compile.")] = False,
@@ -132,6 +135,7 @@ def train(
         },
         validation=validation,
         seed=seed,
+        data_seed=data_seed,
         training={
             "epochs": epochs,
             "batch_size": batch_size,

@@ -100,12 +100,13 @@ def evaluate(
                     found[name] = RUN[kind][1](Job(module, batches, n, particles, objective, seed))
             _check_finite({name: one.rows["value"] for name, one in found.items()})
             summary, arrays = _look(module, data, n, seed)
+            log_p = _log_p(module, seed)
     finally:
         for part, training in modes:
             part.training = training
     return Scores(
         measures={name: _summarise(one, *parsed[name]) for name, one in found.items()},
-        data={**data.describe(), "n_evaluated": n, "evaluation_seed": seed},
+        data={**data.describe(), "n_evaluated": n, "evaluation_seed": seed, "log_p": log_p},
         latents=summary,
         rows={name: one.rows["value"] for name, one in found.items()},
         gallery=arrays,
@@ -166,6 +167,16 @@ def _with_bar(batches: Iterator[Tensor], rows: int, name: str | None) -> Iterato
         for x in batches:
             yield x
             bar.advance(task, len(x))
+
+
+def _log_p(model: Any, seed: int) -> str | None:
+    """Return whether log p(x) is of a probability or a density, None if its distribution does not tell."""
+    with seeded(seed, "log p"):
+        node = model.generator.bind(1).observe().node("x")
+    try:
+        return "probability" if node.distribution.support.is_discrete else "density"
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def _look(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any]:

@@ -1,6 +1,7 @@
 """What people look at: figures, tables, and one page that holds them all and needs no network."""
 
 from lowerbound.report import figures, tables
+from lowerbound.report.compare import Comparison, compare
 from lowerbound.report.write import write
 
-__all__ = ["figures", "tables", "write"]
+__all__ = ["Comparison", "compare", "figures", "tables", "write"]

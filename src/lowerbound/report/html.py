@@ -44,6 +44,7 @@ thead + tbody td:last-child { min-width: 15rem; }
 td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 tr.part > * { color: var(--soft); border-bottom-style: dotted; }
 tr.part th { font-weight: 400; padding-left: 1rem; }
+.soft { color: var(--soft); } .wrapped { white-space: normal; min-width: 10rem; }
 .fact { display: inline-block; margin-right: 1.1rem; }
 .fact span { color: var(--soft); }
 .figures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.25rem; align-items: start;
@@ -166,7 +167,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequ
     """
 
     def cell(name: str, index: int, content: str) -> Markup:
-        return element(name, typeset(content), class_="number") if index in numbers else element(name, content)
+        if index not in numbers:
+            return element(name, content)
+        return element(name, content if isinstance(content, Markup) else typeset(content), class_="number")
 
     head = [element("thead", element("tr", [cell("th", i, title) for i, title in enumerate(header)]))] if header else []
     body = []

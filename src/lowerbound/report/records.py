@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from lowerbound.core.errors import RunError, explain
 from lowerbound.core.files import read_json
 
-__all__ = ["Record", "read_config", "read_history", "read_record"]
+__all__ = ["Record", "flat", "read_config", "read_history", "read_record"]
 
 _SECTIONS = {"recipe", "objective", "model", "data", "training"}
 
@@ -105,3 +106,17 @@ def _terms(value: object) -> bool:
     if not isinstance(value, dict) or not value:
         return False
     return all(term is None or isinstance(term, (int, float)) for term in value.values())
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested settings with dotted names.
+
+    Example:
+        >>> dict(flat({"training": {"lr": 0.1}, "seed": 0}))
+        {'training.lr': 0.1, 'seed': 0}
+    """
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

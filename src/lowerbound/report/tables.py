@@ -6,6 +6,7 @@ Every value is in nats per row of data, with its standard error over the rows.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +14,19 @@ if TYPE_CHECKING:
 
     from lowerbound.evaluation import Scores
 
-__all__ = ["HEADER", "critic_line", "markdown", "meaning", "measure_name", "nats", "rows", "scores_table", "text"]
+__all__ = [
+    "HEADER",
+    "critic_line",
+    "markdown",
+    "markdown_table",
+    "meaning",
+    "measure_name",
+    "nats",
+    "rows",
+    "rows_of",
+    "scores_table",
+    "text",
+]
 
 HEADER = ("measure", "nats per row", "rows", "particles", "kind")
 
@@ -87,6 +100,20 @@ def nats(value: float | None, stderr: float | None = None) -> str:
     return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
 
 
+def rows_of(data: Mapping[str, Any]) -> str:
+    """Return in a few words what was evaluated.
+
+    Example:
+        >>> rows_of({"name": "digits", "split": "test", "binarize": "dynamic", "binarize_seed": 7})
+        'digits, test rows, dynamic binarisation (seed 7)'
+    """
+    kind, seed = data.get("binarize"), data.get("binarize_seed")
+    how = "not binarised" if kind in (None, "none") else f"{kind} binarisation"
+    if kind in ("dynamic", "static") and seed is not None:
+        how += f" (seed {seed})"
+    return f"{data.get('name', 'the data')}, {data.get('split') or 'all'} rows, {how}"
+
+
 def rows(scores: Scores) -> list[tuple[str, ...]]:
     """Return one row a measure, in the order of `HEADER`; the parts of a measure follow it, indented."""
     table: list[tuple[str, ...]] = []
@@ -124,11 +151,24 @@ def text(scores: Scores) -> str:
 
 def markdown(scores: Scores) -> str:
     """Return the scores as a Markdown table."""
+    return markdown_table(HEADER, rows(scores), numbers=(1, 2, 3))
 
-    def line(cells: tuple[str, ...]) -> str:
+
+def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]], *, numbers: Sequence[int] = ()) -> str:
+    r"""Return a Markdown table, whose columns of numbers stand to the right.
+
+    Example:
+        >>> print(markdown_table(("a", "b"), [("x|y", "1")], numbers=(1,)))
+        | a | b |
+        | --- | ---: |
+        | x\|y | 1 |
+    """
+
+    def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.strip().replace("|", "\\|") for cell in cells) + " |"
 
-    return "\n".join([line(HEADER), "| --- | ---: | ---: | ---: | --- |", *map(line, rows(scores))])
+    rule = ["---:" if i in numbers else "---" for i in range(len(header))]
+    return "\n".join([line(header), line(rule), *map(line, lines)])
 
 
 def critic_line(scores: Scores) -> str:

@@ -14,7 +14,7 @@ from lowerbound.core.files import write_bytes
 from lowerbound.evaluation import Gallery, Scores
 from lowerbound.report import figures, tables
 from lowerbound.report.html import Markup, Page, Picture, Section, code, element, picture, render, table
-from lowerbound.report.records import Record, read_record
+from lowerbound.report.records import Record, flat, read_record
 from lowerbound.report.style import png
 from lowerbound.report.verdict import headline, notes
 
@@ -124,17 +124,10 @@ def _scores_section(record: Record, scores: Scores | None) -> Section:
     meanings = iter([tables.meaning(name, measure) for name, measure in scores.measures.items()])
     rows = [(*row, "" if row[0].startswith(" ") else next(meanings)) for row in tables.rows(scores)]
     data = scores.data
-    about = f"On {data.get('name', 'the data')}, {data.get('split') or 'all'} rows, {_binarisation(data)}. "
+    about = f"On {tables.rows_of(data)}. "
     about += "The number after ± is the standard error over rows."
     shown = table((*tables.HEADER, "meaning"), rows, numbers=(1, 2, 3))
     return Section("Scores", [element("p", about), shown])
-
-
-def _binarisation(data: Mapping[str, Any]) -> str:
-    kind, seed = data.get("binarize"), data.get("binarize_seed")
-    if kind in (None, "none"):
-        return "not binarised"
-    return f"{kind} binarisation" + (f" (seed {seed})" if seed is not None and kind != "threshold" else "")
 
 
 def _trained(record: Record) -> Iterator[tuple[str, Markup]]:
@@ -166,7 +159,7 @@ def _trained(record: Record) -> Iterator[tuple[str, Markup]]:
 def _facts(settings: Mapping[str, Any]) -> Markup:
     """Return settings as one line of names and values; nested ones get dotted names, and unset ones are left out."""
     pieces: list[str] = []
-    for key, value in _flat(settings):
+    for key, value in flat(settings):
         name = key.removeprefix("arguments.")
         if name in ("class", "name"):
             pieces.insert(0, element("b", str(value), class_="fact"))
@@ -174,14 +167,6 @@ def _facts(settings: Mapping[str, Any]) -> Markup:
             shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
             pieces.append(element("span", [element("span", f"{name} "), shown], class_="fact"))
     return element("div", [piece for pair in pieces for piece in (pair, " ")])
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _duration(seconds: float) -> str:
