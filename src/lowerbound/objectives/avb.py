@@ -229,19 +229,30 @@ class AdversarialEstimate:
     def _log_ratio(self) -> Tensor:
         """T in terms of the prior: an estimate of log q(z|x) - log p(z), shape ``[K, *batch]``."""
         made = self.draw
-        z, log_prior = join(made.posterior, made.latents), made.log_prior()
+        z = join(made.posterior, made.latents)
         if self.contrast == "prior":
-            logit = self._logit(z, log_prior, constant=True)
-            if self.learns == "density" or not torch.is_grad_enabled():
-                return logit
+            if self.learns == "density":
+                return self._logit(z, made.log_prior(), constant=True)
+            logit = self._logit(z, None, constant=True)
+            own = self._log_prior_of_constants() if torch.is_grad_enabled() else None
             # T does not know the prior's parameters, and log p(z) in T* does: their gradient, with the value 0.
-            values = {name: made.posterior[name].detach() for name in made.latents}
-            own = self._prior(values).log_joint(made.latents)
-            return logit + own.detach() - own
+            return logit if own is None else logit + own.detach() - own
         moments = self._moments
         unit = (z - moments.loc) / moments.scale
         log_unit = log_standard_normal(unit)
-        return self._logit(unit, log_unit, constant=True) + log_unit - moments.scale.log().sum(-1) - log_prior
+        log_contrast = log_unit - moments.scale.log().sum(-1)
+        return self._logit(unit, log_unit, constant=True) + log_contrast - made.log_prior()
+
+    def _log_prior_of_constants(self) -> Tensor | None:
+        """Return log p(z), ``[K, *batch]``, as a function of the prior's parameters alone; None if it has none."""
+        made = self.draw
+        values = {name: made.posterior[name].detach() for name in made.latents}
+        if len(values) == 1:  # its prior hangs on no other latent, so it need not be run again
+            ((name, value),) = values.items()
+            prior: Any = made.model.node(name).distribution
+            own: Tensor = prior.log_prob(value)
+            return own.expand(made.posterior.lead) if own.requires_grad else None
+        return self._prior(values).log_joint(made.latents)
 
     @cached_property
     def _logits(self) -> tuple[Tensor, Tensor]:
