@@ -19,15 +19,16 @@ TABLES = {  # arguments: rows and columns of text in front of the numbers
     ("initialization.py",): (12, 2),
     ("initialization.py", "--model", "conv-vae", "--init", "glorot", "--inputs", "raw", "centred"): (2, 2),
     ("adversarial.py",): (2, 1),
+    ("adversarial_mnist.py",): (3, 1),
     ("memory.py",): (5, 1),
 }
 
 
 @pytest.mark.parametrize("command", TABLES, ids=" ".join)
-def test_quick_form_prints_a_table_of_numbers(command: tuple[str, ...]) -> None:
+def test_quick_form_prints_a_table_of_numbers(command: tuple[str, ...], tmp_path: Path) -> None:
     script, *arguments = command
     run = [sys.executable, str(BENCHMARKS / script), "--quick", "--threads", "1", *arguments]
-    result = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run(run, capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     lines = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("|")]
     header, rule, *rows = lines
