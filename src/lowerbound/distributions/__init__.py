@@ -7,6 +7,7 @@ from lowerbound.distributions.kl import kl_divergence
 from lowerbound.distributions.mixture import GaussianMixture
 from lowerbound.distributions.planar import PlanarTransform
 from lowerbound.distributions.precision import LowRankGaussian
+from lowerbound.distributions.relaxed import SoftBernoulli, SoftOneHotCategorical, soften
 
 __all__ = [
     "DiscretizedLogistic",
@@ -15,6 +16,9 @@ __all__ = [
     "Implicit",
     "LowRankGaussian",
     "PlanarTransform",
+    "SoftBernoulli",
+    "SoftOneHotCategorical",
     "kl_divergence",
+    "soften",
     "standard_normal",
 ]

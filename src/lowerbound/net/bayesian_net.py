@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from lowerbound.core.checks import positive_int, suggestion
 from lowerbound.core.errors import ArgumentError, NodeError, explain
-from lowerbound.net.trace import Reached, Trace
+from lowerbound.net.trace import Reached, Replace, Trace
 
 __all__ = ["BayesianNet", "Program", "constants"]
 
@@ -53,10 +53,15 @@ class Program:
     Args:
         net: The program.
         inputs: What `net.forward` takes behind the trace.
+        replace: A function that puts another distribution in a node's place, as in `lowerbound.net.Trace`.
     """
 
-    def __init__(self, net: BayesianNet, inputs: tuple[Any, ...]) -> None:
-        self.net, self.inputs = net, inputs
+    def __init__(self, net: BayesianNet, inputs: tuple[Any, ...], replace: Replace | None = None) -> None:
+        self.net, self.inputs, self._replace = net, inputs, replace
+
+    def replacing(self, replace: Replace) -> Program:
+        """Return the program with other distributions in the place of its own."""
+        return Program(self.net, self.inputs, replace)
 
     def observe(self, values: Mapping[str, Tensor] | None = None, /, **named: Tensor) -> Trace:
         """Run the program with some nodes observed and the others drawn.
@@ -92,7 +97,7 @@ class Program:
             raise ArgumentError(explain("program", expected="a BayesianNet", got=type(self.net).__name__, cure=cure))
         if options.get("particles") is not None:
             positive_int("particles", options["particles"])
-        trace = Trace(values, **options)
+        trace = Trace(values, replace=self._replace, **options)
         with contextlib.suppress(Reached):
             if detach_parameters:
                 inputs = (value.detach() if isinstance(value, Tensor) else value for value in self.inputs)

@@ -27,10 +27,14 @@ from lowerbound.core.errors import NodeError, explain
 from lowerbound.net.masks import check_mask, masked_log_prob
 from lowerbound.net.supports import check_parameters, check_support
 
-__all__ = ["Moments", "Node", "Reached", "Trace"]
+__all__ = ["Moments", "Node", "Reached", "Replace", "Trace"]
 
 Moments = Callable[[], tuple[Tensor, Tensor]]
 """A function that returns the mean and the variance of a draw without a density."""
+
+
+Replace = Callable[[str, Distribution], Distribution]
+"""A function from the name and the distribution of a node to the distribution that takes its place."""
 
 
 class Reached(Exception):  # noqa: N818 (no error: it ends a run that has drawn all that was asked for)
@@ -124,6 +128,7 @@ class Trace(Mapping[str, Tensor]):
         complete: Whether every stochastic node must be given in `values`.
         validate: Whether to check every distribution's parameters and every given value against its support.
         until: Names of nodes; the program is left as soon as all of them are there. None to run it to its end.
+        replace: A function that puts another distribution over the same events in a node's place, given its name.
     """
 
     def __init__(
@@ -136,6 +141,7 @@ class Trace(Mapping[str, Tensor]):
         complete: bool = False,
         validate: bool = False,
         until: Collection[str] | None = None,
+        replace: Replace | None = None,
     ) -> None:
         self._values = dict(values or {})
         self._nodes: dict[str, Node] = {}
@@ -143,6 +149,7 @@ class Trace(Mapping[str, Tensor]):
         self._batch = batch
         self._pathwise, self._complete, self._validate = pathwise, complete, validate
         self._awaited = None if until is None else set(until)
+        self._replace = replace
 
     # What a program calls
 
@@ -191,6 +198,8 @@ class Trace(Mapping[str, Tensor]):
             torch.Size([3, 2])
         """
         self._claim(name)
+        if self._replace is not None:
+            distribution = self._replace(name, distribution)
         event = self._as_event(name, distribution, event_dims)
         given = self._values.get(name)
         self._settle(name, event, given)

@@ -14,6 +14,7 @@ from lowerbound.core.errors import ArgumentError, NodeError, explain
 from lowerbound.core.types import Model, Outcome, Player
 from lowerbound.net import Program
 from lowerbound.objectives.log_weights import Draw, draw
+from lowerbound.objectives.relaxation import Relaxation
 from lowerbound.objectives.score import Scored
 
 __all__ = ["Bound", "BoundObjective"]
@@ -50,6 +51,7 @@ class Bound:
     ) -> None:
         self._model, self._observed, self._posterior = model, observed, posterior
         self.particles, self._validate = positive_int("particles", particles), validate
+        self._options: dict[str, Any] = {}  # of a subclass
 
     @cached_property
     def draw(self) -> Draw:
@@ -87,9 +89,40 @@ class Bound:
         parts = {"reconstruction": draws.log_likelihood().mean(0), "kl": draws.kl(analytic=False)}
         return {self.name: self.value, **{name: part.detach() for name, part in parts.items()}}
 
-    def sgvb(self) -> Tensor:
+    def sgvb(self, *, kl_weight: Tensor | float = 1.0) -> Tensor:
         """Return the surrogate cost of the pathwise gradient, shape ``batch``."""
         raise NotImplementedError
+
+    def relaxed(self, *, temperature: float, straight_through: bool = False, kl_weight: Tensor | float = 1.0) -> Tensor:
+        r"""Return the surrogate cost of a relaxed gradient, shape ``batch``, for Bernoulli and one-hot latents.
+
+        Their draws z are replaced by concrete ones, :math:`\tilde z = \sigma((\ell + L) / \lambda)` with logits
+        :math:`\ell` and logistic noise L (Gumbel noise and a softmax for one-hot ones), and the programs' discrete
+        log-probabilities by their linear extensions. The cost is that of `sgvb` there. Its gradient is **biased**: it
+        is that of another expectation, :math:`\mathbb{E} f(\tilde z)`, and comes to the exact one only as the
+        temperature :math:`\lambda` goes to 0, where its variance grows without bound. A straight-through gradient has
+        a bias that stays. `value` and `terms` are those of hard draws, with the exact discrete probabilities; they are
+        made beside the relaxed ones.
+
+        Args:
+            temperature: :math:`\lambda`, positive.
+            straight_through: Whether the programs see rounded draws, and only the gradient is the relaxed one's.
+            kl_weight: A factor on the KL term of the cost, for a warm-up.
+
+        Raises:
+            NodeError: if no latent can be relaxed, or one has no path otherwise.
+
+        Source: Maddison, Mnih and Teh, The Concrete Distribution (2017); Jang, Gu and Poole, Categorical
+        Reparameterization with Gumbel-Softmax (2017).
+        """
+        relaxation = Relaxation(temperature, straight_through)
+        model, posterior = (
+            self._model.replacing(relaxation.of_model),
+            self._posterior.replacing(relaxation.of_posterior),
+        )
+        soft = type(self)(model, self._observed, posterior, particles=self.particles, **self._options)
+        relaxation.require_names(soft.draw.latents)
+        return soft.sgvb(kl_weight=kl_weight)
 
     def _score_draws(self, *, pathwise: bool) -> Scored:
         """Return the draws for a score-function estimator: with no path at all, or only where there is none.

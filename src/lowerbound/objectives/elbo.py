@@ -19,6 +19,7 @@ from lowerbound.core.errors import ArgumentError, explain
 from lowerbound.core.types import Model, Outcome, Player
 from lowerbound.net import Program
 from lowerbound.objectives.bound import Bound, BoundObjective
+from lowerbound.objectives.relaxation import relaxation_options
 from lowerbound.objectives.score import Baseline, baseline_cost, require_particles
 
 __all__ = ["ELBO", "EvidenceLowerBound", "elbo"]
@@ -53,7 +54,7 @@ def elbo(
 
     Returns:
         A bound with ``value``, ``terms``, ``certified``, ``log_weights`` (without beta) and the estimators ``sgvb``,
-        ``reinforce`` and ``vargrad``.
+        ``reinforce``, ``vargrad`` and ``relaxed``.
 
     Raises:
         NodeError: when the bound is first read, if the two programs do not fit each other or the data.
@@ -85,6 +86,7 @@ class EvidenceLowerBound(Bound):
     def __init__(self, *args: Any, analytic_kl: bool = False, beta: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.analytic_kl, self.beta = analytic_kl, number("beta", beta, low=0.0)
+        self._options = {"analytic_kl": analytic_kl, "beta": beta}
         self.certified = beta >= 1
 
     @property
@@ -188,10 +190,13 @@ class ELBO(BoundObjective):
         particles: The number K of draws of every latent, averaged.
         analytic_kl: Whether KL(q || p) is taken in closed form where one is known; less variance, the same mean.
         gradient: ``"sgvb"``, the pathwise gradient; ``"stl"``, which sticks the landing and uses the draws, not the
-            closed form; or, for posteriors of any kind, ``"reinforce"`` and ``"vargrad"``.
+            closed form; for posteriors of any kind, ``"reinforce"`` and ``"vargrad"``; or, for Bernoulli and one-hot
+            latents, ``"relaxed"``, which is biased.
         baseline: Of ``"reinforce"``: None, ``"leave-one-out"``, ``"moving-average"``, or a network from rows to
             ``[B]`` or ``[B, 1]``, which is trained beside the model.
         beta: The weight of the divergence in the bound; below 1 it is no certified bound.
+        temperature: Of ``"relaxed"``: lower has less bias and more variance.
+        straight_through: Of ``"relaxed"``: whether the programs see rounded draws.
 
     Raises:
         ArgumentError: if a name is unknown, `particles` is not positive, or the estimator compares particles and there
@@ -214,15 +219,18 @@ class ELBO(BoundObjective):
         *,
         particles: int = 1,
         analytic_kl: bool = True,
-        gradient: Literal["sgvb", "stl", "reinforce", "vargrad"] = "sgvb",
+        gradient: Literal["sgvb", "stl", "reinforce", "vargrad", "relaxed"] = "sgvb",
         baseline: Literal["leave-one-out", "moving-average"] | nn.Module | None = None,
         beta: float = 1.0,
+        temperature: float | None = None,
+        straight_through: bool = False,
     ) -> None:
         super().__init__(model, particles=particles)
         self.beta = number("beta", beta, low=0.0)
         self.certified = beta >= 1
         self.analytic_kl = analytic_kl
-        self.gradient = choice("gradient", gradient, ("sgvb", "stl", "reinforce", "vargrad"))
+        self.gradient = choice("gradient", gradient, ("sgvb", "stl", "reinforce", "vargrad", "relaxed"))
+        self.relaxation = relaxation_options(gradient, temperature, straight_through)
         if isinstance(baseline, str):
             choice("baseline", baseline, ("leave-one-out", "moving-average"))
         if baseline is not None and gradient != "reinforce":
@@ -257,6 +265,8 @@ class ELBO(BoundObjective):
             cost: Tensor = bound.vargrad(kl_weight=self.kl_weight)
         elif self.gradient == "reinforce":
             cost = bound.reinforce(baseline=self._baseline(x), kl_weight=self.kl_weight)
+        elif self.gradient == "relaxed":
+            cost = bound.relaxed(kl_weight=self.kl_weight, **self.relaxation)
         else:
             cost = bound.sgvb(stl=self.gradient == "stl", kl_weight=self.kl_weight)
         return cost
@@ -271,4 +281,4 @@ class ELBO(BoundObjective):
         """Return the class, its arguments and the model, as plain values."""
         baseline = type(self.baseline).__name__ if isinstance(self.baseline, nn.Module) else self.baseline
         own = {"analytic_kl": self.analytic_kl, "gradient": self.gradient, "baseline": baseline, "beta": self.beta}
-        return {**super().describe(), **own}
+        return {**super().describe(), **own, **self.relaxation}

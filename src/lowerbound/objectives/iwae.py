@@ -23,6 +23,7 @@ from lowerbound.net import Program
 from lowerbound.objectives.averages import Average
 from lowerbound.objectives.bound import Bound, BoundObjective
 from lowerbound.objectives.log_weights import Draw, draw
+from lowerbound.objectives.relaxation import relaxation_options
 from lowerbound.objectives.score import Baseline, baseline_cost, require_particles, vimco_signal
 
 __all__ = ["IWAE", "ImportanceWeightedBound", "is_loglikelihood", "iw_objective"]
@@ -68,7 +69,7 @@ def iw_objective(
 
     Returns:
         A bound with ``value``, ``terms``, ``log_weights``, ``certified`` and the estimators ``sgvb``, ``dreg``,
-        ``reinforce`` and ``vimco``.
+        ``reinforce``, ``vimco`` and ``relaxed``.
 
     Raises:
         NodeError: when the bound is first read, if the two programs do not fit each other or the data.
@@ -120,6 +121,7 @@ class ImportanceWeightedBound(Bound):
         super().__init__(*args, **kwargs)
         self.groups, self.partial = _grouping(self.particles, groups, partial), partial
         self.average = _average(alpha, elbo_share)
+        self._options = {"groups": groups, "partial": partial, "alpha": alpha, "elbo_share": elbo_share}
         self.certified = alpha >= 0
 
     @property
@@ -301,11 +303,14 @@ class IWAE(BoundObjective):
         model: The pair of programs.
         particles: The number K of draws in all.
         gradient: ``"sgvb"``, the plain pathwise gradient; ``"dreg"``, the doubly reparameterised one; or, for
-            posteriors of any kind, ``"vimco"`` and ``"reinforce"``.
+            posteriors of any kind, ``"vimco"`` and ``"reinforce"``; or, for Bernoulli and one-hot latents,
+            ``"relaxed"``, which is biased.
         groups: The number M of groups that the draws are averaged in: MIWAE.
         partial: Whether only the posterior learns from groups: PIWAE.
         alpha: The order of Rényi's bound; a negative one is no certified bound.
         elbo_share: The share of the evidence lower bound: CIWAE.
+        temperature: Of ``"relaxed"``: lower has less bias and more variance.
+        straight_through: Of ``"relaxed"``: whether the programs see rounded draws.
 
     Raises:
         ArgumentError: if `gradient` is unknown, or a number is out of range.
@@ -325,14 +330,17 @@ class IWAE(BoundObjective):
         model: Model,
         *,
         particles: int = 5,
-        gradient: Literal["sgvb", "dreg", "vimco", "reinforce"] = "sgvb",
+        gradient: Literal["sgvb", "dreg", "vimco", "reinforce", "relaxed"] = "sgvb",
         groups: int = 1,
         partial: bool = False,
         alpha: float = 0.0,
         elbo_share: float = 0.0,
+        temperature: float | None = None,
+        straight_through: bool = False,
     ) -> None:
         super().__init__(model, particles=particles)
-        self.gradient = choice("gradient", gradient, ("sgvb", "dreg", "vimco", "reinforce"))
+        self.gradient = choice("gradient", gradient, ("sgvb", "dreg", "vimco", "reinforce", "relaxed"))
+        self.relaxation = relaxation_options(gradient, temperature, straight_through)
         self.groups, self.partial = _grouping(particles, groups, partial), partial
         average = _average(alpha, elbo_share)
         self.alpha, self.elbo_share = average.alpha, average.elbo_share
@@ -348,12 +356,12 @@ class IWAE(BoundObjective):
     def cost(self, bound: Any, x: Tensor) -> Tensor:
         """Return the surrogate cost of each row, shape ``[B]``."""
         estimator = getattr(bound, self.gradient)
-        cost: Tensor = estimator(kl_weight=self.kl_weight)
+        cost: Tensor = estimator(kl_weight=self.kl_weight, **self.relaxation)
         return cost
 
     def describe(self) -> dict[str, Any]:
         """Return the class, its arguments and the model, as plain values."""
-        return {**super().describe(), "gradient": self.gradient, **self._relative()}
+        return {**super().describe(), "gradient": self.gradient, **self._relative(), **self.relaxation}
 
     def _relative(self) -> dict[str, Any]:
         return {
