@@ -18,7 +18,7 @@ from lowerbound.core.random import seeded
 from lowerbound.core.types import Data, Model
 from lowerbound.distributions import Implicit
 from lowerbound.evaluation.gallery import gallery
-from lowerbound.evaluation.latents import latent_summary, unit_kl
+from lowerbound.evaluation.latents import has_standard_prior, latent_summary, unit_kl
 from lowerbound.evaluation.measures import AT_ONCE, ROWS_AT_ONCE, RUN, Found, Job, parse
 from lowerbound.evaluation.scores import Scores
 from lowerbound.objectives import AVB
@@ -190,6 +190,7 @@ def _seen(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any
     if not hasattr(model, "encode"):
         return {}, gallery(model, inputs, seed=seed)
     latents, means = torch.empty(n, model.latent_dim), torch.empty(n, model.latent_dim)
+    standard = has_standard_prior(model.generator)
     kl_sum: Tensor | None = torch.zeros(model.latent_dim, dtype=torch.float64)
     done, drawn = 0, False
     for x in _batches(model, data, 2, n):
@@ -198,7 +199,7 @@ def _seen(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any
         # Without a density there may be no centre to show either: the picture has one draw a row.
         latents[done : done + len(x)] = (q.sample() if isinstance(q, Implicit) else q.mean).cpu()
         drawn = isinstance(q, Implicit)
-        kl = unit_kl(q)
+        kl = unit_kl(q) if standard else None
         kl_sum = None if kl is None or kl_sum is None else kl_sum + kl.double().sum(0).cpu()
         done += len(x)
     kl_of_units = None if kl_sum is None else kl_sum / n

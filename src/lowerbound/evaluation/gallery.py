@@ -16,6 +16,7 @@ from torch import Tensor
 from lowerbound.core.errors import RunError, explain
 from lowerbound.core.files import write_bytes
 from lowerbound.core.random import seeded
+from lowerbound.evaluation.latents import has_standard_prior
 
 __all__ = ["Gallery", "gallery"]
 
@@ -34,9 +35,9 @@ class Gallery:
         labels: The labels of those rows, ``[n]``.
         label_names: The names of the labels.
         manifold: Means of p(x | z) on the normal-quantile grid, ``[20, 20, *event_shape]``; row j, column i is decoded
-            at ``(grid[i], grid[j])``. For two latent dimensions only.
+            at ``(grid[i], grid[j])``. For two latent dimensions with a standard normal prior only.
         grid: The quantiles 0.05 to 0.95 of the standard normal, ``[20]``.
-        unit_kl: The mean KL of each latent unit in nats, ``[latent_dim]``.
+        unit_kl: The mean KL of each latent unit from a standard normal prior in nats, ``[latent_dim]``.
         drawn: Whether `latents` are draws, a scalar.
     """
 
@@ -117,7 +118,7 @@ def gallery(
     reconstructions = model.reconstruct(inputs) if hasattr(model, "reconstruct") else None
     grid = torch.special.ndtri(torch.linspace(0.05, 0.95, 20, dtype=torch.float64)).to(inputs)
     manifold = None
-    if getattr(model, "latent_dim", 0) == 2 and hasattr(model, "decode"):
+    if getattr(model, "latent_dim", 0) == 2 and hasattr(model, "decode") and has_standard_prior(model.generator):
         z = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1)
         manifold = model.decode(z).mean
     return Gallery(

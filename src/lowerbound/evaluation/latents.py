@@ -8,9 +8,25 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-__all__ = ["ACTIVE_VARIANCE", "latent_summary", "unit_kl"]
+from lowerbound.core.random import seeded
+
+__all__ = ["ACTIVE_VARIANCE", "has_standard_prior", "latent_summary", "unit_kl"]
 
 ACTIVE_VARIANCE = 0.01
+
+
+def has_standard_prior(generator: Any) -> bool:
+    """Return whether a generator has one latent, whose prior is a standard normal: what a unit's KL is taken from.
+
+    Args:
+        generator: A program of n rows, with the node ``x``.
+    """
+    with seeded(0, "prior"):
+        trace = generator.bind(1).run()
+    latents = [name for name in trace.random_names() if name != "x"]
+    prior: Any = trace.node(latents[0]).distribution if len(latents) == 1 else None
+    base = getattr(prior, "base_dist", prior)
+    return isinstance(base, Normal) and bool((base.loc == 0).all() and (base.scale == 1).all())
 
 
 def unit_kl(q: Distribution) -> Tensor | None:

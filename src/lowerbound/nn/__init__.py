@@ -3,7 +3,7 @@
 from lowerbound.nn.critics import BilinearCritic, Critic, MLPCritic
 from lowerbound.nn.flows import FLOWS
 from lowerbound.nn.fold import fold_particles
-from lowerbound.nn.heads import GaussianHead, LowRankHead, MixtureHead
+from lowerbound.nn.heads import BernoulliHead, GaussianHead, LowRankHead, MixtureHead
 from lowerbound.nn.initialize import initialize
 from lowerbound.nn.joint import JointMLP
 from lowerbound.nn.likelihoods import (
@@ -24,6 +24,7 @@ __all__ = [
     "POSTERIORS",
     "PRIORS",
     "BasisSampler",
+    "BernoulliHead",
     "BernoulliLikelihood",
     "BilinearCritic",
     "Critic",

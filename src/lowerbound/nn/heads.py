@@ -1,4 +1,4 @@
-"""Heads of posteriors: from features to a Gaussian or a mixture of Gaussians."""
+"""Heads of posteriors: from features to a Gaussian, a mixture of Gaussians, or independent binary variables."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import Bernoulli, Distribution, Independent, MultivariateNormal, Normal
 
 from lowerbound.core.checks import choice, positive_int
 from lowerbound.distributions import GaussianMixture, LowRankGaussian
 from lowerbound.nn.initialize import initialize
 
-__all__ = ["GaussianHead", "LowRankHead", "MixtureHead", "Widen", "widen"]
+__all__ = ["BernoulliHead", "GaussianHead", "LowRankHead", "MixtureHead", "Widen", "widen"]
 
 # A posterior's variance stays between exp(-18) and exp(18): wide enough never to bind in a healthy model, and narrow
 # enough that it stays finite when an early step overshoots.
@@ -128,6 +128,31 @@ class MixtureHead(nn.Module):
         q = self.gaussians(h)
         loc, scale = (x.unflatten(-1, (self.components, -1)) for x in (q.mean, q.stddev))
         return GaussianMixture(widen(self.logits(h)), loc, scale)
+
+
+class BernoulliHead(nn.Module):
+    r"""A linear layer whose output is a vector of independent Bernoulli variables, :math:`\prod_d \sigma(o_d(h))`.
+
+    Args:
+        in_features: The size of the features.
+        features: The number of variables.
+        init: How the weights start, as in `initialize`.
+
+    Raises:
+        ArgumentError: if a size is not positive or a name is unknown.
+
+    Example:
+        >>> BernoulliHead(8, 3)(torch.zeros(5, 8)).mean[0]
+        tensor([0.5000, 0.5000, 0.5000], grad_fn=<SelectBackward0>)
+    """
+
+    def __init__(self, in_features: int, features: int, *, init: str = "glorot") -> None:
+        super().__init__()
+        self.logits = initialize(nn.Linear(in_features, positive_int("features", features)), init)
+
+    def forward(self, h: Tensor) -> Distribution:
+        """Return the distribution for ``[*, in_features]``: batch shape ``[*]``, event shape ``[features]``."""
+        return Independent(Bernoulli(logits=widen(self.logits(h)), validate_args=False), 1, validate_args=False)
 
 
 def widen(x: Tensor) -> Tensor:
