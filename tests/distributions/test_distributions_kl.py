@@ -56,6 +56,21 @@ def test_divergence_is_torchs(pair):
     assert kl_divergence(q, q).abs().max() < 1e-12 or "Beta" in pair
 
 
+@pytest.mark.parametrize("shapes", [((B,), (7, B)), ((7, B), (B,)), ((), (B,)), ((7, 1), (B,))], ids=str)
+def test_bernoulli_variables_are_broadcast(shapes):
+    q, p = (Bernoulli(logits=random(i, *shape)) for i, shape in enumerate(shapes))
+    lead = torch.broadcast_shapes(*shapes)
+    found = kl_divergence(q, p)
+    assert found.shape == lead
+    torch.testing.assert_close(found, torch_kl(q.expand(lead), p.expand(lead)), rtol=0, atol=1e-12)
+
+
+def test_sure_bernoulli_variables_have_a_finite_divergence():
+    sure, even = Bernoulli(logits=torch.tensor([-200.0, 200.0])), Bernoulli(logits=torch.zeros(2))
+    torch.testing.assert_close(kl_divergence(sure, even), torch.full((2,), 2.0).log())
+    torch.testing.assert_close(kl_divergence(sure, sure), torch.zeros(2))
+
+
 def test_normals_against_quadrature():
     nodes, weights = gauss_hermite(3, 1)
     q, p = normal(0, B), normal(1, B)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 from torch.distributions import (
+    Bernoulli,
     Distribution,
     Independent,
     LowRankMultivariateNormal,
@@ -15,6 +16,7 @@ from torch.distributions import (
     register_kl,
 )
 from torch.distributions import kl_divergence as torch_kl_divergence
+from torch.nn.functional import logsigmoid
 
 __all__ = ["kl_divergence"]
 
@@ -25,7 +27,8 @@ def kl_divergence(q: Distribution, p: Distribution) -> Tensor | None:
     .. math:: \mathrm{KL}(q \| p) = \mathbb{E}_{q(z)}[\log q(z) - \log p(z)]
 
     Gaussians are computed here, without the dispatch of `torch.distributions.kl_divergence`, which a compiler
-    cannot follow; every other pair is looked up in torch's registry.
+    cannot follow; so are Bernoulli variables, whose shapes torch does not broadcast. Every other pair is looked up in
+    torch's registry.
 
     Args:
         q: A distribution with batch shape ``[*batch]``.
@@ -42,6 +45,8 @@ def kl_divergence(q: Distribution, p: Distribution) -> Tensor | None:
     """
     if isinstance(q, Normal) and isinstance(p, Normal):
         return _normal_normal(q, p)
+    if isinstance(q, Bernoulli) and isinstance(p, Bernoulli):
+        return _bernoulli_bernoulli(q, p)
     if isinstance(q, Independent) and isinstance(p, Independent):
         dims = q.reinterpreted_batch_ndims
         inner = kl_divergence(q.base_dist, p.base_dist) if dims == p.reinterpreted_batch_ndims else None
@@ -55,6 +60,11 @@ def kl_divergence(q: Distribution, p: Distribution) -> Tensor | None:
 def _normal_normal(q: Normal, p: Normal) -> Tensor:
     log_ratio = q.scale.log() - p.scale.log()
     return 0.5 * (torch.exp(2 * log_ratio) + ((q.loc - p.loc) / p.scale) ** 2 - 1) - log_ratio
+
+
+def _bernoulli_bernoulli(q: Bernoulli, p: Bernoulli) -> Tensor:
+    on = q.probs * (logsigmoid(q.logits) - logsigmoid(p.logits))
+    return on + (1 - q.probs) * (logsigmoid(-q.logits) - logsigmoid(-p.logits))
 
 
 def _kl_gaussian_diagonal(q: MultivariateNormal | LowRankMultivariateNormal, p: Independent[Distribution]) -> Tensor:

@@ -131,7 +131,7 @@ class Draw:
         return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
 
     def _node_kl(self, name: str, analytic: bool) -> Tensor:
-        if analytic:
+        if analytic and self._prior_is_given(name):
             q_node, p_node = self.posterior.node(name), self.model.node(name)
             for node in (q_node, p_node):
                 node.require_unchanged()
@@ -145,6 +145,19 @@ class Draw:
                     closed.mean(0) if closed.dim() > len(self.posterior.batch) else closed.expand(self.posterior.batch)
                 )
         return (self.posterior.log_prob(name) - self.model.log_prob(name)).mean(0)
+
+    def _prior_is_given(self, name: str) -> bool:
+        """Return whether a node's prior is fixed by what the posterior draws before the node.
+
+        In q(z1|x) q(z2|z1) and p(z2) p(z1|z2) the prior of z1 is known only with z2, which is drawn given z1: the mean
+        of log q(z1|x) - log p(z1|z2) over both is no mean of divergences.
+        """
+        prior = self.model.node(name).distribution
+        if prior is None or len(prior.batch_shape) <= len(self.posterior.batch):
+            return True  # no axis of particles: it depends on no draw
+        earlier = self.latents[: self.latents.index(name)]
+        order = self.model.random_names()
+        return all(other in earlier for other in order[: order.index(name)] if other in self.latents)
 
 
 def _require_same_weight(q: Node, p: Node) -> None:
