@@ -327,7 +327,7 @@ def test_mistake_is_one_line_on_standard_error_and_status_2(tmp_path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         "error: recipe: expected one of the known names, got 'vea'. Did you mean 'vae'? "
-        "Known: avb, avb-ac, conv-vae, flow-vae, iwae, vae.\n"
+        "Known: avb, avb-ac, conv-vae, flow-vae, hvae, iwae, sbn, vae.\n"
     )
     assert not (tmp_path / "run").exists()
 

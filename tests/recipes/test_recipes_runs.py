@@ -98,7 +98,7 @@ def test_model_of_ones_own_is_loaded_into(tmp_path) -> None:
 def test_model_from_another_version_is_an_error(run) -> None:
     config = json.loads((run / "config.json").read_text())
     for change, message in (
-        ({"class": "FutureVAE"}, "expected one of ConvVAE, ImplicitVAE, VAE, got FutureVAE"),
+        ({"class": "FutureVAE"}, "expected one of ConvVAE, HierarchicalVAE, ImplicitVAE, VAE, got FutureVAE"),
         ({"arguments": {"depth": 3}}, "expected arguments of VAE, got .*depth"),
         ({"arguments": {"event_shape": [8, 8], "latent_dim": -2}}, "expected arguments of VAE, got latent_dim"),
     ):

@@ -19,6 +19,7 @@ SMALL = {
     "ImplicitVAE": {"hidden": [8], "critic_hidden": [8]},
     "VAE": {"hidden": [8]},
     "ConvVAE": {"width": 2, "features": 4},
+    "HierarchicalVAE": {"above": [3], "hidden": [], "between": []},
 }
 
 
