@@ -190,7 +190,7 @@ def _seen(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any
     if not hasattr(model, "encode"):
         return {}, gallery(model, inputs, seed=seed)
     latents, means = torch.empty(n, model.latent_dim), torch.empty(n, model.latent_dim)
-    standard = has_standard_prior(model.generator)
+    standard = has_standard_prior(model, inputs)
     kl_sum: Tensor | None = torch.zeros(model.latent_dim, dtype=torch.float64)
     done, drawn = 0, False
     for x in _batches(model, data, 2, n):

@@ -118,7 +118,7 @@ def gallery(
     reconstructions = model.reconstruct(inputs) if hasattr(model, "reconstruct") else None
     grid = torch.special.ndtri(torch.linspace(0.05, 0.95, 20, dtype=torch.float64)).to(inputs)
     manifold = None
-    if getattr(model, "latent_dim", 0) == 2 and hasattr(model, "decode") and has_standard_prior(model.generator):
+    if getattr(model, "latent_dim", 0) == 2 and hasattr(model, "decode") and has_standard_prior(model, inputs):
         z = torch.stack(torch.meshgrid(grid, grid, indexing="xy"), -1)
         manifold = model.decode(z).mean
     return Gallery(

@@ -15,15 +15,17 @@ __all__ = ["ACTIVE_VARIANCE", "has_standard_prior", "latent_summary", "unit_kl"]
 ACTIVE_VARIANCE = 0.01
 
 
-def has_standard_prior(generator: Any) -> bool:
-    """Return whether a generator has one latent, whose prior is a standard normal: what a unit's KL is taken from.
+def has_standard_prior(model: Any, x: Tensor) -> bool:
+    """Return whether a model has one latent, whose prior is a standard normal: what a unit's KL is taken from.
 
     Args:
-        generator: A program of n rows, with the node ``x``.
+        model: The model.
+        x: A few rows, shape ``[B, *event_shape]``.
     """
+    program, observed, _ = model.programs(x)
     with seeded(0, "prior"):
-        trace = generator.bind(1).run()
-    latents = [name for name in trace.random_names() if name != "x"]
+        trace = program.run()
+    latents = [name for name in trace.random_names() if name not in observed]
     prior: Any = trace.node(latents[0]).distribution if len(latents) == 1 else None
     base = getattr(prior, "base_dist", prior)
     return isinstance(base, Normal) and bool((base.loc == 0).all() and (base.scale == 1).all())
