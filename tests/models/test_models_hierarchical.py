@@ -68,8 +68,8 @@ def states(size: int) -> torch.Tensor:
 def chain_evidence(model, x: torch.Tensor) -> torch.Tensor:
     """Return log p(x) of a binary model without the library: forward, as for a hidden Markov chain, layer by layer."""
     generator = model.generator
-    above = states(len(generator.logits))
-    log_p = Bernoulli(logits=generator.logits).log_prob(above).sum(-1)
+    above = states(len(generator.prior.logits))
+    log_p = Bernoulli(logits=generator.prior.logits).log_prob(above).sum(-1)
     for link in reversed(generator.links):
         body, head = link
         z = states(head.logits.out_features)
@@ -241,7 +241,7 @@ def test_belief_net_has_no_hidden_layers() -> None:
     )
     layers = [(m.in_features, m.out_features) for m in model.generator.modules() if isinstance(m, nn.Linear)]
     assert sorted(layers) == [(200, 200), (200, 200), (200, 784)]
-    assert model.generator.logits.shape == (200,)
+    assert model.generator.prior.logits.shape == (200,)
 
 
 @TABLE

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Bernoulli, Distribution, Independent
 
 from lowerbound.core.checks import choice, positive_int
 from lowerbound.core.checks import event_shape as check_event_shape
@@ -16,6 +16,7 @@ from lowerbound.models.base import DecoderProgram, EncoderDecoder, EncoderProgra
 from lowerbound.models.networks import DenseDecoder, DenseFeatures, Encoder
 from lowerbound.net import Trace
 from lowerbound.nn import MLP, BernoulliHead, BernoulliLikelihood, GaussianHead, Likelihood, make_likelihood
+from lowerbound.nn.priors import Prior, StandardNormal
 
 __all__ = ["HierarchicalVAE"]
 
@@ -34,7 +35,7 @@ class HierarchicalVAE(EncoderDecoder):
     ``between=()``) that is a sigmoid belief net. Networks see a binary latent as -1 or 1.
 
     ``encode(x)`` is the posterior of the first layer, q(z1 | x); ``decode(z)`` is p(x | z1); ``reconstruct`` decodes
-    the mean of the first, for binary latents the probabilities.
+    the mean of the first, for binary latents the probabilities; ``prior()`` is that of the top layer, p(zL).
 
     Args:
         event_shape: The shape of one row x.
@@ -103,7 +104,8 @@ class HierarchicalVAE(EncoderDecoder):
         upward = [link(below, size, between) for below, size in pairwise(sizes)]
         downward = [link(size, below, list(reversed(between))) for below, size in pairwise(sizes)]
         self.posterior = _Upward(encoder, shape, upward)
-        self.generator = _Downward(sizes[-1], decoder, chosen, downward, binary=binary)
+        top = _Coins(sizes[-1]) if binary else StandardNormal(sizes[-1])
+        self.generator = _Downward(top, decoder, chosen, downward)
         self._arguments = {
             "event_shape": list(shape),
             "latent_dim": latent_dim,
@@ -125,12 +127,6 @@ class HierarchicalVAE(EncoderDecoder):
             mean = center.expand(self.event_shape).clamp(_RAREST, 1 - _RAREST)
             with torch.no_grad():
                 output.body[-1].bias.copy_(mean.logit().flatten())
-
-    def prior(self) -> Distribution:
-        """Return the prior of the top layer, p(zL), event shape ``[its size]``."""
-        generator: Any = self.generator
-        prior: Distribution = generator.top()
-        return prior
 
     def describe(self) -> dict[str, Any]:
         """Return the class and the arguments that rebuild the model, as plain values."""
@@ -154,30 +150,31 @@ class _Upward(EncoderProgram):
 class _Downward(DecoderProgram):
     """The generator, from the top to x: a prior, for every further layer a network of the last, and a decoder."""
 
-    def __init__(
-        self, top_dim: int, decoder: nn.Module, likelihood: Likelihood, links: Sequence[nn.Module], *, binary: bool
-    ) -> None:
-        super().__init__(top_dim, decoder, likelihood)
+    def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood, links: Sequence[nn.Module]) -> None:
+        super().__init__(prior, decoder, likelihood)
         self.links = nn.ModuleList(links)  # links[0] ends in z1
-        self.logits = nn.Parameter(torch.zeros(top_dim)) if binary else None
 
     def forward(self, bn: Trace, n: int) -> None:
         """Draw the latents from the top to ``z1``, and ``x``, for n rows."""
-        z = bn.sample(f"z{len(self.links) + 1}", self.top().expand((n,)))
+        p_z: Distribution = self.prior()
+        z = bn.sample(f"z{len(self.links) + 1}", p_z.expand(torch.Size([n])))
         for layer in range(len(self.links), 0, -1):
             z = bn.sample(f"z{layer}", self.links[layer - 1](z))
         p_x = self.likelihood(self.decoder(z))
         bn.deterministic("x_mean", p_x.mean)
         bn.sample("x", p_x)
 
-    def top(self) -> Distribution:
-        """Return the prior of the top layer."""
-        values = (
-            Normal(self.zeros, self.ones, validate_args=False)
-            if self.logits is None
-            else Bernoulli(logits=self.logits, validate_args=False)
-        )
-        return Independent(values, 1, validate_args=False)
+
+class _Coins(Prior):
+    """Independent Bernoulli variables, each with a probability of its own."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(features))
+
+    def forward(self) -> Distribution:
+        """Return the prior."""
+        return Independent(Bernoulli(logits=self.logits, validate_args=False), 1, validate_args=False)
 
 
 class _Signs(nn.Module):
