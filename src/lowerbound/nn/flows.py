@@ -62,8 +62,7 @@ def affine_autoregressive(
     Source: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow (2016); Papamakarios et al.,
     Masked Autoregressive Flow for Density Estimation (2017).
     """
-    options = {"hidden_features": list(hidden), "activation": partial(make_activation, activation)}
-    return _autoregressive(features, context, transforms, density=density, **options)
+    return _autoregressive(features, context, transforms, density=density, **_network(hidden, activation))
 
 
 def spline_autoregressive(
@@ -89,13 +88,11 @@ def spline_autoregressive(
 
     Source: Durkan et al., Neural Spline Flows (2019).
     """
-    options = {
-        "hidden_features": list(hidden),
-        "activation": partial(make_activation, activation),
+    spline = {
         "univariate": _zuko().transforms.MonotonicRQSTransform,
         "shapes": [(positive_int("bins", bins),), (bins,), (bins - 1,)],
     }
-    return _autoregressive(features, context, transforms, density=density, **options)
+    return _autoregressive(features, context, transforms, density=density, **spline, **_network(hidden, activation))
 
 
 def coupling(
@@ -117,7 +114,7 @@ def coupling(
 
     Source: Dinh, Sohl-Dickstein and Bengio, Density Estimation using Real NVP (2017).
     """
-    options = {"hidden_features": list(hidden), "activation": partial(make_activation, activation)}
+    options = _network(hidden, activation)
     make = _zuko().flows.GeneralCouplingTransform
     masks = [torch.arange(features) % 2 == number % 2 for number in range(positive_int("transforms", transforms))]
     return Transforms([_ready(make(features, context, mask=mask, **options)) for mask in masks])
@@ -158,6 +155,12 @@ FLOWS: dict[str, Callable[..., Transforms]] = {
     "planar": planar,
 }
 """The flows of posteriors by name: from the sizes of a draw and of the context to the maps."""
+
+
+def _network(hidden: Sequence[int], activation: str) -> dict[str, Any]:
+    """Return what zuko's networks take."""
+    sizes = [positive_int("hidden", size) for size in hidden]
+    return {"hidden_features": sizes, "activation": partial(make_activation, activation)}
 
 
 def _autoregressive(features: int, context: int, transforms: int, *, density: bool, **options: Any) -> Transforms:
