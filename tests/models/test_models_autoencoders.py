@@ -247,7 +247,7 @@ WRONG = [
     (
         {"posterior": "planar", "posterior_options": {"bins": 4}},
         ArgumentError,
-        r"posterior option: expected an option of planar \(context, transforms\), got 'bins'\. Leave it out",
+        r"posterior option: expected an option of planar \(covariance, context, transforms\), got 'bins'\. Leave it",
     ),
     ({"prior": "vampire"}, ArgumentError, r"prior: .*got 'vampire'\. Did you mean 'vamp'"),
     (

@@ -17,8 +17,9 @@ from lowerbound.nn import FLOWS, POSTERIORS, PRIORS, make_posterior, make_prior
 
 K, B, H = 2, 3, 7
 SMALL = {
-    **{name: {"transforms": 3, "hidden": (8,)} for name in ("iaf", "maf", "coupling")},
-    "nsf": {"transforms": 2, "hidden": (8,), "bins": 5},
+    **{name: {"transforms": 3, "hidden": (8,)} for name in ("iaf", "coupling")},
+    "maf": {"transforms": 3, "hidden": (8,), "covariance": "diagonal"},
+    "nsf": {"transforms": 2, "hidden": (8,), "bins": 5, "covariance": "diagonal"},
     "planar": {"transforms": 4},
     "mixture": {"components": 3},
     "low-rank": {"rank": 2},
@@ -39,11 +40,19 @@ def posterior(name: str, dims: int, *, rows: int = B, seed: int = 0) -> Distribu
     return shake(make_posterior(name, H, dims, options=SMALL.get(name)))(random(seed, rows, H))
 
 
+class Encoder(torch.nn.Module):
+    """A linear posterior of rows."""
+
+    def __init__(self, rows: int, dims: int) -> None:
+        super().__init__()
+        self.encode = make_posterior("full", rows, dims)
+
+
 def prior(name: str, dims: int) -> Distribution:
     torch.manual_seed(0)
-    options = SMALL["mixture"] if name == "vamp" else SMALL.get(name)
-    head = shake(make_posterior("full", 4, dims))
-    return shake(make_prior(name, dims, event_shape=(4,), encode=head, options=options))()
+    options = dict(SMALL["mixture"] if name == "vamp" else SMALL.get(name) or {})
+    options.pop("covariance", None)
+    return shake(make_prior(name, dims, event_shape=(4,), posterior=Encoder(4, dims), options=options))()
 
 
 def cases(dims: int, *, rows: int = B) -> dict[str, Any]:
@@ -136,7 +145,7 @@ def test_flow_starts_as_its_gaussian(name, dims):
 
 @pytest.mark.parametrize("name", [name for name in PRIORS if name in FLOWS])
 def test_prior_flow_starts_as_the_standard_normal(name):
-    p = make_prior(name, 4, event_shape=(4,), encode=lambda x: x)()
+    p = make_prior(name, 4, event_shape=(4,), posterior=Encoder(4, 2))()
     z = random(0, K, B, 4).float()
     torch.testing.assert_close(p.log_prob(z), Independent(Normal(torch.zeros(4), 1.0), 1).log_prob(z))
 
@@ -145,9 +154,10 @@ def test_prior_flow_starts_as_the_standard_normal(name):
 def test_log_densities_stay_in_single_precision_under_autocast(name):
     kind, which = name.split()
     torch.manual_seed(0)
-    whole = make_posterior(which if kind == "posterior" else "full", H, 5)
-    if kind == "prior":
-        whole = make_prior(which, 5, event_shape=(H,), encode=whole)
+    if kind == "posterior":
+        whole = make_posterior(which, H, 5)
+    else:
+        whole = make_prior(which, 5, event_shape=(H,), posterior=Encoder(H, 5))
     shake(whole, 0.1).float()
 
     def made():
@@ -200,7 +210,7 @@ def test_options_of_posteriors_are_checked(name):
 @pytest.mark.parametrize("name", PRIORS)
 def test_options_of_priors_are_checked(name):
     with pytest.raises(ArgumentError, match=f"prior option: expected an option of {name} .*, got 'wings'"):
-        make_prior(name, 2, event_shape=(4,), encode=lambda x: x, options={"wings": 2})
+        make_prior(name, 2, event_shape=(4,), posterior=Encoder(4, 2), options={"wings": 2})
 
 
 @pytest.mark.parametrize("options", [{"transforms": 0}, {"bins": 1.5}, {"hidden": (0,)}, {"context": -1}])

@@ -7,6 +7,7 @@ density instead, which goes through the inverse maps and never through a draw.
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch.distributions import Bernoulli, Independent, Normal
 import lowerbound as lb
 from exact import OnNodes, Scalars, farthest, gradients, linear_gaussian, random
 from lowerbound.distributions import Flow, GaussianMixture, PlanarTransform
-from lowerbound.nn import FLOWS, FlowHead
+from lowerbound.nn import FLOWS, PRIORS, FlowHead
 
 K, B, X, Z = 3, 5, 7, 3
 TOLERANCE = 1e-10
@@ -31,7 +32,7 @@ class FlowPosterior(lb.BayesianNet):
     def __init__(self, name: str) -> None:
         super().__init__()
         gain, offset, tril = linear_gaussian(X, Z).exact()
-        self.head = FlowHead(X, Z, flow=FLOWS[name], transforms=1, hidden=(), context=2).double()
+        self.head = FlowHead(X, Z, flow=FLOWS[name], covariance="diagonal", transforms=1, hidden=(), context=2).double()
         with torch.no_grad():
             self.head.gaussian.loc.weight.copy_(gain)
             self.head.gaussian.loc.bias.copy_(offset)
@@ -216,13 +217,11 @@ def test_expected_gradient_of_a_mixture_is_exact(estimator):
 # --- The VampPrior: the encoder's parameters are q's in one place and p's in the other --------------------------------
 
 
-def vamp(encode=lambda posterior: posterior.encode) -> lb.models.VAE:
+def vamp() -> lb.models.VAE:
     torch.manual_seed(0)
-    model = lb.models.VAE(
+    return lb.models.VAE(
         event_shape=(2,), latent_dim=1, hidden=(3,), activation="tanh", prior="vamp", prior_options={"components": 2}
     ).double()
-    model.generator.prior.encode = encode(model.posterior)
-    return model
 
 
 def exact_vamp(particles: int):
@@ -258,12 +257,52 @@ def test_expected_gradient_under_a_vampprior_is_exact(name, monkeypatch):
 
 
 def test_vampprior_whose_encoder_is_constant_would_be_seen(monkeypatch):
-    def constant(posterior):
-        def encode(u):
-            q = posterior.encode(u).base_dist
+    class Constant(nn.Module):
+        def __init__(self, posterior):
+            super().__init__()
+            self.whole = [posterior]
+
+        def encode(self, u):
+            q = self.whole[0].encode(u).base_dist
             return Independent(Normal(q.loc.detach(), q.scale.detach()), 1)
 
-        return encode
+    model = vamp()
+    model.generator.prior.posterior = Constant(model.posterior)
+    names = {name.rpartition("encoder.")[2]: gradient for name, gradient in exact_vamp(1).items()}
+    found = estimated_vamp("elbo sgvb", model, monkeypatch)
+    assert farthest({name.rpartition("encoder.")[2]: gradient for name, gradient in found.items()}, names) > 1e-3
 
-    found = estimated_vamp("elbo sgvb", vamp(constant), monkeypatch)
-    assert farthest(found, exact_vamp(1)) > 1e-3
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_constant_generator_has_no_gradient_at_all(prior):
+    model = lb.models.VAE(event_shape=(2,), latent_dim=2, hidden=(3,), prior=prior)
+    z = torch.randn(K, B, 2, requires_grad=True)
+    run = model.generator.bind(B).run
+    values = {"z": z, "x": torch.ones(B, 2)}
+    cost = run(values, particles=K, batch=(B,), detach_parameters=True).log_joint().sum()
+    cost.backward()
+    assert z.grad is not None
+    assert all(parameter.grad is None for parameter in model.parameters())
+    torch.testing.assert_close(cost, run(values, particles=K, batch=(B,)).log_joint().sum())
+
+
+def test_vampprior_is_saved_once_and_its_parameters_are_the_posteriors():
+    model, twin = (
+        vamp(),
+        lb.models.VAE(
+            event_shape=(2,),
+            latent_dim=1,
+            hidden=(3,),
+            activation="tanh",
+            prior="vamp",
+            prior_options={"components": 2},
+        ),
+    )
+    state = model.state_dict()
+    assert [name for name in state if name.startswith("generator.prior")] == ["generator.prior.pseudo_inputs"]
+    twin.double().load_state_dict(state)
+    assert twin.prior().log_prob(torch.ones(1).double()).equal(model.prior().log_prob(torch.ones(1).double()))
+    assert len(list(twin.parameters())) == len(list(lb.models.VAE(event_shape=(2,), hidden=(3,)).parameters())) + 1
+    copy = deepcopy(model)
+    assert copy.generator.prior.posterior is copy.posterior
+    assert copy.posterior is not model.posterior

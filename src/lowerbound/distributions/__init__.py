@@ -6,7 +6,7 @@ from lowerbound.distributions.implicit import Implicit
 from lowerbound.distributions.kl import kl_divergence
 from lowerbound.distributions.mixture import GaussianMixture
 from lowerbound.distributions.planar import PlanarTransform
-from lowerbound.distributions.precision import LowRankGaussian
+from lowerbound.distributions.precision import LowRankGaussian, TriangularTransform
 from lowerbound.distributions.relaxed import SoftBernoulli, SoftOneHotCategorical, soften
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "PlanarTransform",
     "SoftBernoulli",
     "SoftOneHotCategorical",
+    "TriangularTransform",
     "kl_divergence",
     "soften",
     "standard_normal",

@@ -171,7 +171,7 @@ class EncoderDecoder(LatentVariableModel):
         shape = check_event_shape(event_shape)
         positive_int("latent_dim", latent_dim)
         posterior = EncoderProgram(encoder, shape)
-        p_z = make_prior(prior, latent_dim, event_shape=shape, encode=posterior.encode, options=prior_options)
+        p_z = make_prior(prior, latent_dim, event_shape=shape, posterior=posterior, options=prior_options)
         super().__init__(DecoderProgram(p_z, decoder, likelihood), posterior)
         self.event_shape, self.latent_dim = shape, latent_dim
 

@@ -97,7 +97,8 @@ class Program:
             raise ArgumentError(explain("program", expected="a BayesianNet", got=type(self.net).__name__, cure=cure))
         if options.get("particles") is not None:
             positive_int("particles", options["particles"])
-        trace = Trace(values, replace=self._replace, **options)
+        # Constant parameters are constants within the run only: what is to be scored under them is scored there.
+        trace = Trace(values, replace=self._replace, score=detach_parameters, **options)
         with contextlib.suppress(Reached):
             if detach_parameters:
                 inputs = (value.detach() if isinstance(value, Tensor) else value for value in self.inputs)

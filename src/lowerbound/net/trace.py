@@ -129,6 +129,8 @@ class Trace(Mapping[str, Tensor]):
         validate: Whether to check every distribution's parameters and every given value against its support.
         until: Names of nodes; the program is left as soon as all of them are there. None to run it to its end.
         replace: A function that puts another distribution over the same events in a node's place, given its name.
+        score: Whether log-probabilities of given values are computed at once and not when they are asked for: the
+            networks of some distributions (flows) run only then, and would not see what holds during the run only.
     """
 
     def __init__(
@@ -142,12 +144,13 @@ class Trace(Mapping[str, Tensor]):
         validate: bool = False,
         until: Collection[str] | None = None,
         replace: Replace | None = None,
+        score: bool = False,
     ) -> None:
         self._values = dict(values or {})
         self._nodes: dict[str, Node] = {}
         self._particles: tuple[int, ...] = () if particles is None else (particles,)
         self._batch = batch
-        self._pathwise, self._complete, self._validate = pathwise, complete, validate
+        self._pathwise, self._complete, self._validate, self._score = pathwise, complete, validate, score
         self._awaited = None if until is None else set(until)
         self._replace = replace
 
@@ -211,7 +214,10 @@ class Trace(Mapping[str, Tensor]):
         if given is not None:
             self._check_value(name, event, given, mask)
             kept: dict[str, Any] = {"distribution": event, "scale": scale, "mask": mask}
-            self._record(Node(name, given, kind="stochastic", observed=True, **kept))
+            node = Node(name, given, kind="stochastic", observed=True, **kept)
+            if self._score:
+                node.log_prob()
+            self._record(node)
             return given
         if self._complete:
             cure = f"Add a node {name!r} to the posterior, or observe it; given are {', '.join(self._values)}."

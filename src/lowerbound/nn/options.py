@@ -19,7 +19,7 @@ def option_names(make: Callable[..., Any]) -> list[str]:
 
     Example:
         >>> option_names(lb.nn.POSTERIORS["low-rank"]), option_names(lb.nn.POSTERIORS["planar"])
-        (['rank'], ['context', 'transforms'])
+        (['rank'], ['covariance', 'context', 'transforms'])
     """
     bound = make.keywords if isinstance(make, partial) else {}
     names = [

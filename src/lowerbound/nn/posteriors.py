@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
-from torch.distributions import AffineTransform
+from torch.distributions import AffineTransform, MultivariateNormal, Transform
 
 from lowerbound.core.checks import choice, positive_int
-from lowerbound.distributions import Flow, standard_normal
+from lowerbound.distributions import Flow, TriangularTransform, standard_normal
 from lowerbound.nn.flows import FLOWS, Transforms
 from lowerbound.nn.heads import GaussianHead, LowRankHead, MixtureHead, widen
 from lowerbound.nn.initialize import initialize
@@ -20,15 +20,17 @@ __all__ = ["POSTERIORS", "FlowHead", "make_posterior"]
 
 
 class FlowHead(nn.Module):
-    r"""A flow in the units of a Gaussian: :math:`z = \mu(h) + \sigma(h) \odot T(\epsilon; h)`, with normal noise.
+    r"""A flow in the units of a Gaussian: :math:`z = \mu(h) + L(h)\, T(\epsilon; h)`, with standard normal noise.
 
-    The maps T start as the identity, so the flow starts as the diagonal Gaussian; they work on noise of unit scale,
-    where splines have their bins, however narrow the posterior is.
+    The maps T start as the identity, so the flow starts as the Gaussian; they work on noise of unit scale, where
+    splines have their bins, however narrow the posterior is.
 
     Args:
         in_features: The size of the features.
         features: The size of z.
         flow: From the sizes of z and of the context to the maps, one of `lowerbound.nn.FLOWS`.
+        covariance: The Gaussian's, ``"diagonal"`` or ``"full"``: L is lower triangular, with features squared / 2 more
+            outputs, and turns the axes of each row.
         context: The size of the linear summary of the features that the maps see.
         init: How the weights of the linear layers start, as in `initialize`.
         options: Arguments of `flow`.
@@ -49,19 +51,22 @@ class FlowHead(nn.Module):
         features: int,
         *,
         flow: Callable[..., Transforms],
+        covariance: Literal["diagonal", "full"] = "full",
         context: int = 64,
         init: str = "glorot",
         **options: Any,
     ) -> None:
         super().__init__()
-        self.gaussian = GaussianHead(in_features, features, init=init)
+        self.gaussian = GaussianHead(in_features, features, covariance=covariance, init=init)
         self.context = initialize(nn.Linear(in_features, positive_int("context", context)), init)
         self.transforms = flow(features, context, **options)
 
     def forward(self, h: Tensor) -> Flow:
         """Return the flow for features ``[*, in_features]``: batch shape ``[*]``, event shape ``[features]``."""
         q = self.gaussian(h)
-        outermost = AffineTransform(q.mean, q.stddev, event_dim=1)
+        outermost: Transform = AffineTransform(q.mean, q.stddev, event_dim=1)
+        if isinstance(q, MultivariateNormal):
+            outermost = TriangularTransform(q.mean, q.scale_tril)
         return Flow(standard_normal(q.mean), [*self.transforms(widen(self.context(h))), outermost])
 
 
@@ -86,11 +91,11 @@ def make_posterior(
     | ``full`` | Gaussian with a full covariance | |
     | ``low-rank`` | Gaussian with a covariance of low rank plus a diagonal | ``rank`` |
     | ``mixture`` | mixture of diagonal Gaussians | ``components`` |
-    | ``iaf`` | inverse autoregressive flow: fast draws | ``transforms, hidden, activation, context`` |
+    | ``iaf`` | inverse autoregressive flow: fast draws | ``transforms, hidden, activation, context, covariance`` |
     | ``nsf`` | the same with splines | those, and ``bins`` |
     | ``maf`` | masked autoregressive flow: fast densities, draws take D passes | as ``iaf`` |
     | ``coupling`` | affine coupling flow: both fast | as ``iaf`` |
-    | ``planar`` | planar flow | ``transforms, context`` |
+    | ``planar`` | planar flow | ``transforms, context, covariance`` |
 
     Args:
         name: One of the names above.

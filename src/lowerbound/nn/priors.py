@@ -77,14 +77,13 @@ class MixturePrior(Prior):
 class VampPrior(Prior):
     r"""The mixture of the posteriors of learned pseudo-inputs, :math:`p(z) = \frac1C \sum_c q(z|u_c)`.
 
-    The encoder is the posterior's own. Its parameters are p's in this place: estimators that hold q's parameters
-    constant hold them constant in log q(z|x) only.
+    The posterior's parameters are p's in this place: they are a part of this module too, and estimators that hold q's
+    parameters constant hold them constant in log q(z|x) only. They are saved once, as the posterior's.
 
     Args:
         features: The size of z.
         event_shape: The shape of one row x, and of each pseudo-input.
-        encode: From rows ``[C, *event_shape]`` to q(z | x), batch shape ``[C]``. It is called, not owned: its
-            parameters belong to the posterior.
+        posterior: A module whose ``encode`` returns q(z | x), batch shape ``[C]``, for rows ``[C, *event_shape]``.
         components: The number C of pseudo-inputs.
 
     Source: Tomczak and Welling, VAE with a VampPrior (2018).
@@ -96,27 +95,35 @@ class VampPrior(Prior):
     """
 
     def __init__(
-        self,
-        features: int,
-        event_shape: tuple[int, ...],
-        encode: Callable[[Tensor], Distribution],
-        *,
-        components: int = 100,
+        self, features: int, event_shape: tuple[int, ...], posterior: nn.Module, *, components: int = 100
     ) -> None:
         super().__init__()
         self.pseudo_inputs = nn.Parameter(torch.rand(positive_int("components", components), *event_shape))
-        self.encode = encode
+        self.posterior: Any = posterior
+        self.register_state_dict_post_hook(_leave_out_posterior)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_keep_posterior)  # type: ignore[no-untyped-call]
 
     def forward(self) -> MixtureSameFamily:
         """Return the prior."""
         weights = Categorical(logits=self.pseudo_inputs.new_zeros(len(self.pseudo_inputs)), validate_args=False)
-        return MixtureSameFamily(weights, self.encode(self.pseudo_inputs), validate_args=False)
+        return MixtureSameFamily(weights, self.posterior.encode(self.pseudo_inputs), validate_args=False)
 
     @torch.no_grad()
     def start(self, rows: Tensor) -> None:
         """Start the pseudo-inputs as rows of the data, shape ``[n, *event_shape]``, taken in turn."""
         numbers = torch.arange(len(self.pseudo_inputs)) % len(rows)
         self.pseudo_inputs.copy_(rows[numbers.to(rows.device)])
+
+
+def _leave_out_posterior(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
+    """Save the weights of the posterior where it stands itself, and not here."""
+    for name in [name for name in state if name.startswith(f"{prefix}posterior.")]:
+        del state[name]
+
+
+def _keep_posterior(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Load the posterior's weights where it stands itself: here they are what they are."""
+    state.update({f"{prefix}posterior.{name}": value for name, value in module.posterior.state_dict().items()})
 
 
 class FlowPrior(Prior):
@@ -162,7 +169,7 @@ def make_prior(
     features: int,
     *,
     event_shape: tuple[int, ...],
-    encode: Callable[[Tensor], Distribution],
+    posterior: nn.Module,
     options: Mapping[str, Any] | None = None,
 ) -> Prior:
     """Return the prior of a name.
@@ -180,13 +187,13 @@ def make_prior(
         name: One of the names above.
         features: The size of z.
         event_shape: The shape of one row x.
-        encode: From rows to q(z | x), for priors that are made of posteriors.
+        posterior: A module whose ``encode`` returns q(z | x) for rows, for priors that are made of posteriors.
         options: Arguments of the prior.
 
     Raises:
         ArgumentError: if the name or an option is unknown.
     """
     make = PRIORS[choice("prior", name, PRIORS)]
-    parts = {"event_shape": event_shape, "encode": encode}
+    parts = {"event_shape": event_shape, "posterior": posterior}
     taken = {part: value for part, value in parts.items() if part in inspect.signature(make).parameters}
     return make(features, **taken, **checked_options("prior", name, make, options))
