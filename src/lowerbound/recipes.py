@@ -19,6 +19,7 @@ from lowerbound.core.device import find_device
 from lowerbound.core.errors import ArgumentError, DataError, explain
 from lowerbound.core.random import seeded
 from lowerbound.models import MODELS, EncoderDecoder
+from lowerbound.nn.likelihoods import LIKELIHOODS
 from lowerbound.training import Callback, Run, TensorBoard, fit
 
 __all__ = ["RECIPES", "Recipe", "train"]
@@ -280,14 +281,29 @@ def _likelihood(recipe: Recipe, rows: sources.Dataset) -> tuple[str, dict[str, A
     if name == "bernoulli" and not rows.binary:
         cure = "Binarise them (--binarize dynamic or threshold), or take --likelihood gaussian or logistic."
         raise DataError(explain(f"{rows.name} for likelihood bernoulli", expected="only 0 and 1", got=found, cure=cure))
-    if name == "logistic":
+    if name in ("logistic", "logistic-mixture"):
         if rows.levels is None:
             cure = "Save 8-bit pixels as uint8, or take --likelihood gaussian."
             raise DataError(
-                explain(f"{rows.name} for likelihood logistic", expected="8-bit pixels", got=found, cure=cure)
+                explain(f"{rows.name} for likelihood {name}", expected="8-bit pixels", got=found, cure=cure)
             )
         options.setdefault("levels", rows.levels)
+    if getattr(LIKELIHOODS.get(name), "counts", False):
+        _check_counts(rows, name)
     return name, options
+
+
+def _check_counts(rows: sources.Dataset, name: str) -> None:
+    """Raise an error that names the first row which holds something else than counts."""
+    done = 0
+    for x in rows.evaluation_batches(10_000):
+        bad = (x < 0) | (x != x.round())
+        if bad.any():
+            row = int(bad.flatten(1).any(1).nonzero()[0])
+            got = f"{float(x[row][bad[row]][0]):g} in row {done + row}"
+            cure = "Take --likelihood gaussian; or save counts as int32 or in a table, since uint8 means pixels."
+            raise DataError(explain(f"{rows.name} for likelihood {name}", expected="counts", got=got, cure=cure))
+        done += len(x)
 
 
 def _standardize(model: EncoderDecoder, rows: sources.Dataset, likelihood: str) -> None:

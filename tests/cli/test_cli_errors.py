@@ -114,11 +114,27 @@ MISTAKES: dict[str, tuple[list[object], str]] = {
         "good for likelihood bernoulli: expected only 0 and 1",
     ),
     "real logistic": (training("--likelihood", "logistic", data="good.npy"), "expected 8-bit pixels"),
+    "real counts": (
+        training("--likelihood", "poisson", data="good.npy"),
+        "good for likelihood poisson: expected counts, got ",
+    ),
+    "pixels as counts": (
+        training("--likelihood", "zero-inflated-negative-binomial", data="digits"),
+        "in row 0. Take --likelihood gaussian; or save counts as int32 or in a table, since uint8 means pixels",
+    ),
+    "real logistic mixture": (
+        training("--likelihood", "logistic-mixture", data="good.npy"),
+        "good for likelihood logistic-mixture: expected 8-bit pixels",
+    ),
+    "components": (
+        training("--likelihood", "logistic-mixture", "--components", 0, data="digits"),
+        "components: expected a positive integer, got 0",
+    ),
     "real binarised": (
         training("--binarize", "static", data="good.npy"),
         "good.npy: expected values in [0, 1] to binarise",
     ),
-    "likelihood": (training("--likelihood", "poisson"), "likelihood: expected one of the known names, got 'poisson'"),
+    "likelihood": (training("--likelihood", "poison"), "got 'poison'. Did you mean 'poisson'?"),
     "binarisation": (
         training("--binarize", "treshold"),
         "binarize: expected one of the known names, got 'treshold'. Did you mean 'threshold'?",

@@ -31,8 +31,13 @@ def train(
     hidden: Annotated[str | None, typer.Option(metavar="N,N", help="Sizes of the hidden layers, for MLPs.")] = None,
     activation: Annotated[str | None, typer.Option(help="relu, elu, gelu, silu, tanh, softplus or leaky-relu.")] = None,
     likelihood: Annotated[
-        str | None, typer.Option(help="bernoulli, gaussian or logistic; by default what fits the data.")
+        str | None,
+        typer.Option(
+            help="bernoulli, gaussian, logistic (pixels) or logistic-mixture; for counts poisson or negative-binomial, "
+            "alone or after zero-inflated-; by default what fits the data, counts aside."
+        ),
     ] = None,
+    components: Annotated[int | None, typer.Option(help="The components of logistic-mixture.")] = None,
     scale: Annotated[
         str | None, typer.Option(help="The likelihood's scale: shared, per-dimension (both learned), or a number.")
     ] = None,
@@ -106,7 +111,7 @@ def train(
         data=data,
         binarize=binarize,
         likelihood=likelihood,
-        likelihood_options={"scale": _scale(scale)},
+        likelihood_options={"scale": _scale(scale), "components": components},
         latent_dim=latent_dim,
         model_options={
             "hidden": _sizes(hidden, "--hidden"),

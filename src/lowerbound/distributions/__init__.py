@@ -1,5 +1,6 @@
 """What `torch.distributions` lacks: flows, planar maps, mixtures with gradients, and more; and KL for events."""
 
+from lowerbound.distributions.counts import NegativeBinomial, Poisson, ZeroInflated
 from lowerbound.distributions.discretized_logistic import DiscretizedLogistic
 from lowerbound.distributions.flow import Flow, standard_normal
 from lowerbound.distributions.implicit import Implicit
@@ -15,10 +16,13 @@ __all__ = [
     "GaussianMixture",
     "Implicit",
     "LowRankGaussian",
+    "NegativeBinomial",
     "PlanarTransform",
+    "Poisson",
     "SoftBernoulli",
     "SoftOneHotCategorical",
     "TriangularTransform",
+    "ZeroInflated",
     "kl_divergence",
     "soften",
     "standard_normal",

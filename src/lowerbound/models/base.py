@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -83,14 +83,17 @@ class EncoderProgram(BayesianNet):
         encoder: A module from rows ``[B, *event_shape]`` to a distribution with event shape ``[latent_dim]``; an
             `Implicit` one makes the node implicit.
         event_shape: The shape of one row.
+        see: What the encoder is to see of rows and of their mean; None for themselves.
     """
 
     center: Tensor
     spread: Tensor
 
-    def __init__(self, encoder: nn.Module, event_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, encoder: nn.Module, event_shape: tuple[int, ...], *, see: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.see = encoder, see
         self.register_buffer("center", torch.zeros(event_shape))
         self.register_buffer("spread", torch.ones(event_shape))
 
@@ -113,7 +116,8 @@ class EncoderProgram(BayesianNet):
             expected = f"shape ({', '.join(map(str, ('B', *event_shape)))})"
             cure = "The first axis counts rows; reshape each row to the event shape of the model."
             raise ShapeError(explain("x", expected=expected, got=tuple(x.shape), cure=cure))
-        q: Distribution = self.encoder((x - self.center) / self.spread)
+        seen = x - self.center if self.see is None else self.see(x) - self.see(self.center)
+        q: Distribution = self.encoder(seen / self.spread)
         return q
 
 
@@ -148,7 +152,7 @@ class EncoderDecoder(LatentVariableModel):
         event_shape: The shape of one row x.
         latent_dim: The size of z.
         encoder: A module from rows ``[B, *event_shape]`` to a distribution over ``[latent_dim]``.
-        decoder: A module from ``[*, latent_dim]`` to ``[*, *event_shape]``.
+        decoder: A module from ``[*, latent_dim]`` to ``[*, *event_shape]``, or to what else the likelihood takes.
         likelihood: From the decoder's output to p(x | z).
         prior: The name of p(z), as in `lowerbound.nn.make_prior`.
         prior_options: Its arguments.
@@ -170,7 +174,7 @@ class EncoderDecoder(LatentVariableModel):
     ) -> None:
         shape = check_event_shape(event_shape)
         positive_int("latent_dim", latent_dim)
-        posterior = EncoderProgram(encoder, shape)
+        posterior = EncoderProgram(encoder, shape, see=likelihood.see)
         p_z = make_prior(prior, latent_dim, event_shape=shape, posterior=posterior, options=prior_options)
         super().__init__(DecoderProgram(p_z, decoder, likelihood), posterior)
         self.event_shape, self.latent_dim = shape, latent_dim

@@ -26,7 +26,7 @@ class ConvVAE(EncoderDecoder):
         width: The number of channels of the first convolution; the others are twice that.
         features: The size of the encoder's dense layer.
         activation: The name of the activation between layers.
-        likelihood: ``"bernoulli"``, ``"gaussian"`` or ``"logistic"``.
+        likelihood: A name of `lowerbound.nn.likelihoods.LIKELIHOODS`, such as ``"bernoulli"`` or ``"gaussian"``.
         likelihood_options: Its arguments, such as ``{"scale": "per-dimension"}`` or ``{"levels": 17}``.
         posterior: The name of q(z | x), as in `lowerbound.nn.make_posterior`, such as ``"diagonal"``, ``"full"`` or
             ``"iaf"``.
@@ -65,6 +65,7 @@ class ConvVAE(EncoderDecoder):
     ) -> None:
         shape, options = check_event_shape(event_shape), dict(likelihood_options or {})
         positive_int("latent_dim", latent_dim)
+        p_x = make_likelihood(likelihood, shape, **options)
         check_image(shape)
         body = ConvFeatures(shape, width, features, activation, init)
         head = make_posterior(posterior, features, latent_dim, options=posterior_options, init=init)
@@ -72,8 +73,8 @@ class ConvVAE(EncoderDecoder):
             event_shape=shape,
             latent_dim=latent_dim,
             encoder=Encoder(body, head),
-            decoder=ConvDecoder(shape, latent_dim, width, activation, init),
-            likelihood=make_likelihood(likelihood, shape, **options),
+            decoder=ConvDecoder(shape, latent_dim, width, activation, init, outputs=p_x.outputs),
+            likelihood=p_x,
             prior=prior,
             prior_options=prior_options,
         )

@@ -43,7 +43,7 @@ class ImplicitVAE(EncoderDecoder):
         critic: ``"mlp"`` on row and latent, or ``"bilinear"``.
         critic_hidden: The sizes of the critic's hidden layers.
         activation: The name of the activation of encoder and decoder.
-        likelihood: ``"bernoulli"``, ``"gaussian"`` or ``"logistic"``.
+        likelihood: A name of `lowerbound.nn.likelihoods.LIKELIHOODS`, such as ``"bernoulli"`` or ``"gaussian"``.
         likelihood_options: Its arguments, such as ``{"scale": "per-dimension"}`` or ``{"levels": 17}``.
         init: How the weights start, as in `lowerbound.nn.initialize`.
 
@@ -80,6 +80,7 @@ class ImplicitVAE(EncoderDecoder):
     ) -> None:
         shape, options = check_event_shape(event_shape), dict(likelihood_options or {})
         positive_int("latent_dim", latent_dim)
+        p_x = make_likelihood(likelihood, shape, **options)
         choice("network", network, ("dense", "conv"))
         choice("sampler", sampler, ("noise", "basis"))
         decoder: nn.Module
@@ -90,10 +91,10 @@ class ImplicitVAE(EncoderDecoder):
                 cure = "Name the size of the dense layer behind the convolutions, such as hidden=(256,)."
                 raise ArgumentError(explain("hidden", expected="at least one size for conv", got="none", cure=cure))
             features = ConvFeatures(shape, width, hidden[-1], activation, init)
-            decoder = ConvDecoder(shape, latent_dim, width, activation, init)
+            decoder = ConvDecoder(shape, latent_dim, width, activation, init, outputs=p_x.outputs)
         else:
             features = DenseFeatures(shape, hidden if sampler == "basis" else (), activation, init)
-            decoder = DenseDecoder(shape, latent_dim, hidden, activation, init)
+            decoder = DenseDecoder(shape, latent_dim, hidden, activation, init, outputs=p_x.outputs)
         head: nn.Module
         if sampler == "basis":
             head = BasisSampler(features.out_features, latent_dim, basis=basis, noise_dim=noise_dim, init=init)
@@ -106,7 +107,7 @@ class ImplicitVAE(EncoderDecoder):
             latent_dim=latent_dim,
             encoder=Encoder(features, head),
             decoder=decoder,
-            likelihood=make_likelihood(likelihood, shape, **options),
+            likelihood=p_x,
         )
         kinds: dict[str, Any] = {"mlp": MLPCritic, "bilinear": BilinearCritic}
         self.critic: Critic = kinds[choice("critic", critic, kinds)](shape, latent_dim, hidden=critic_hidden, init=init)

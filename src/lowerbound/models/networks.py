@@ -64,18 +64,26 @@ class DenseDecoder(nn.Module):
         hidden: The sizes of the encoder's hidden layers; the decoder has them in reverse.
         activation: The name of the activation.
         init: How the weights start.
+        outputs: Numbers for each value of an event; more than one stand in an axis before those of the event.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], latent_dim: int, hidden: Sequence[int], activation: str, init: str
+        self,
+        shape: tuple[int, ...],
+        latent_dim: int,
+        hidden: Sequence[int],
+        activation: str,
+        init: str,
+        *,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
-        self.event_shape = shape
-        self.body = MLP(latent_dim, list(reversed(hidden)), math.prod(shape), activate=activation, init=init)
+        self.shape = shape if outputs == 1 else (outputs, *shape)
+        self.body = MLP(latent_dim, list(reversed(hidden)), math.prod(self.shape), activate=activation, init=init)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return the output, one number for each value of an event."""
-        output: Tensor = self.body(z).unflatten(-1, self.event_shape)
+        """Return the output."""
+        output: Tensor = self.body(z).unflatten(-1, self.shape)
         return output
 
 
@@ -155,24 +163,27 @@ class ConvDecoder(nn.Module):
         width: The channels of the last hidden layer; the one before has twice as many.
         activation: The name of the activation.
         init: How the weights start.
+        outputs: Numbers for each value of an image; more than one stand in an axis before those of the image.
     """
 
-    def __init__(self, shape: tuple[int, ...], latent_dim: int, width: int, activation: str, init: str) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], latent_dim: int, width: int, activation: str, init: str, *, outputs: int = 1
+    ) -> None:
         super().__init__()
-        self.event_shape, self.shape = shape, _grid(shape)
+        self.event_shape, self.shape = shape if outputs == 1 else (outputs, *shape), _grid(shape)
         channels, height, image_width = self.shape
         self.coarse = ((height + 1) // 2, (image_width + 1) // 2, 2 * width)
         self.dense = nn.Sequential(nn.Linear(latent_dim, math.prod(self.coarse)), make_activation(activation))
         self.body = nn.Sequential(
             nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1),
             make_activation(activation),
-            nn.Conv2d(width, channels, 3, padding=1),
+            nn.Conv2d(width, outputs * channels, 3, padding=1),
         )
         initialize(self.dense, init)
         _channels_last(initialize(self.body, init))
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return the output, one number for each value of an image."""
+        """Return the output."""
         return fold_particles(self._image, z, event_dims=1)
 
     def _image(self, z: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ class VAE(EncoderDecoder):
         latent_dim: The size of z.
         hidden: The sizes of the encoder's hidden layers; the decoder has them in reverse.
         activation: The name of the activation between layers.
-        likelihood: ``"bernoulli"``, ``"gaussian"`` or ``"logistic"``.
+        likelihood: A name of `lowerbound.nn.likelihoods.LIKELIHOODS`, such as ``"bernoulli"`` or ``"gaussian"``.
         likelihood_options: Its arguments, such as ``{"scale": "per-dimension"}`` or ``{"levels": 17}``.
         posterior: The name of q(z | x), as in `lowerbound.nn.make_posterior`, such as ``"diagonal"``, ``"full"`` or
             ``"iaf"``.
@@ -62,14 +62,15 @@ class VAE(EncoderDecoder):
     ) -> None:
         shape, options = check_event_shape(event_shape), dict(likelihood_options or {})
         positive_int("latent_dim", latent_dim)
+        p_x = make_likelihood(likelihood, shape, **options)
         features = DenseFeatures(shape, hidden, activation, init)
         head = make_posterior(posterior, features.out_features, latent_dim, options=posterior_options, init=init)
         super().__init__(
             event_shape=shape,
             latent_dim=latent_dim,
             encoder=Encoder(features, head),
-            decoder=DenseDecoder(shape, latent_dim, hidden, activation, init),
-            likelihood=make_likelihood(likelihood, shape, **options),
+            decoder=DenseDecoder(shape, latent_dim, hidden, activation, init, outputs=p_x.outputs),
+            likelihood=p_x,
             prior=prior,
             prior_options=prior_options,
         )

@@ -1,4 +1,4 @@
-"""Likelihoods p(x | z): from a decoder's output, one number a value of x, to a distribution over events."""
+"""Likelihoods p(x | z): from a decoder's output, some numbers for each value of x, to a distribution over events."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
-from lowerbound.core.checks import choice, event_shape, number
-from lowerbound.core.errors import ArgumentError, explain
-from lowerbound.distributions import DiscretizedLogistic
+from lowerbound.core.checks import choice, event_shape, number, positive_int
+from lowerbound.core.errors import ArgumentError, ShapeError, explain
+from lowerbound.distributions import DiscretizedLogistic, NegativeBinomial, Poisson, ZeroInflated
 from lowerbound.nn.heads import widen
 
 __all__ = [
@@ -22,8 +22,17 @@ __all__ = [
     "GaussianLikelihood",
     "Likelihood",
     "LogisticLikelihood",
+    "LogisticMixtureLikelihood",
+    "NegativeBinomialLikelihood",
+    "PoissonLikelihood",
+    "ZeroInflatedNegativeBinomialLikelihood",
+    "ZeroInflatedPoissonLikelihood",
     "make_likelihood",
 ]
+
+
+# Logarithms of means, rates and scales stay within these bounds: wide enough never to bind in a healthy model.
+_LOG_BOUND = {"count": 20.0, "scale": 9.0}
 
 
 class Likelihood(nn.Module):
@@ -31,19 +40,39 @@ class Likelihood(nn.Module):
 
     Args:
         shape: The event shape.
+
+    Attributes:
+        outputs: How many numbers it takes for each value of an event. If more than one, the decoder's output has shape
+            ``[*, outputs, *event_shape]``.
+        counts: Whether events hold counts.
     """
+
+    outputs = 1
+    counts = False
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.event_shape = event_shape(shape)
 
     def forward(self, output: Tensor) -> Distribution:
-        """Return the distribution with batch shape ``[*]`` and event shape ``event_shape``."""
+        """Return the distribution with batch shape ``[*]`` and event shape ``event_shape``.
+
+        Raises:
+            ShapeError: if the output does not end in the shape that the likelihood takes.
+        """
+        shape = self.event_shape if self.outputs == 1 else (self.outputs, *self.event_shape)
+        if output.shape[-len(shape) :] != shape:
+            expected, cure = f"shape (..., {', '.join(map(str, shape))})", "Give the decoder the likelihood's outputs."
+            raise ShapeError(explain("output of the decoder", expected=expected, got=tuple(output.shape), cure=cure))
         return Independent(self.values(widen(output)), len(self.event_shape), validate_args=False)
 
     def values(self, output: Tensor) -> Distribution:
         """Return the distribution of each single value, with batch shape ``[*, *event_shape]``."""
         raise NotImplementedError
+
+    def see(self, x: Tensor) -> Tensor:
+        """Return what an encoder is to see of rows or of their mean: by default the values themselves."""
+        return x
 
     def standardize(self, center: Tensor, spread: Tensor) -> None:
         """Count outputs in units of the data, where the likelihood has such units; by default nothing.
@@ -131,21 +160,162 @@ class LogisticLikelihood(_ScaledLikelihood):
 
     def __init__(self, shape: tuple[int, ...], *, scale: float | str = "shared", levels: int = 256) -> None:
         super().__init__(shape, scale=scale, start=0.1)
-        if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
-            raise ArgumentError(
-                explain("levels", expected="an integer of 2 or more", got=levels, cure="8-bit images have 256.")
-            )
-        self.levels = levels
+        self.levels = _levels(levels)
 
     def values(self, output: Tensor) -> Distribution:
         """Return a discretised logistic with the output's sigmoid as its location."""
         return DiscretizedLogistic(output.sigmoid(), self.log_scale.exp(), self.levels, validate_args=False)
 
 
+class LogisticMixtureLikelihood(Likelihood):
+    r"""Pixels of `levels` intensities on [0, 1]: a mixture of discretised logistics for each value.
+
+    .. math:: p(x_d|z) = \sum_k \pi_{dk} \, \mathrm{DiscretizedLogistic}(x_d; \sigma(o_{dk}), s_{dk})
+
+    Weights, locations and scales are all put out by the decoder. At the start, the locations are spread over [0, 1]
+    and the scales are 0.1. The channels of a colour are independent given z.
+
+    Args:
+        shape: The event shape.
+        components: The number of logistics a value.
+        levels: The number of intensities: 256 for 8-bit images.
+
+    Source: Salimans et al., PixelCNN++ (2017).
+
+    Example:
+        >>> LogisticMixtureLikelihood((4,), components=3)(torch.zeros(2, 9, 4)).log_prob(torch.ones(2, 4)).shape
+        torch.Size([2])
+    """
+
+    offsets: Tensor
+
+    def __init__(self, shape: tuple[int, ...], *, components: int = 5, levels: int = 256) -> None:
+        super().__init__(shape)
+        self.components, self.levels = positive_int("components", components), _levels(levels)
+        self.outputs = 3 * components
+        self.register_buffer("offsets", torch.logit((torch.arange(components) + 0.5) / components), persistent=False)
+
+    def values(self, output: Tensor) -> Distribution:
+        """Return the mixture; the components stand in its last axis."""
+        parts = output.movedim(-1 - len(self.event_shape), -1).unflatten(-1, (3, self.components))
+        logits, loc, log_scale = parts.unbind(-2)
+        bound = _LOG_BOUND["scale"]
+        scale = (log_scale + math.log(0.1)).clamp(-bound, bound).exp()
+        logistics = DiscretizedLogistic((loc + self.offsets).sigmoid(), scale, self.levels, validate_args=False)
+        return MixtureSameFamily(Categorical(logits=logits, validate_args=False), logistics, validate_args=False)
+
+
+class _CountLikelihood(Likelihood):
+    """Counts whose log-mean is put out by the decoder, relative to the mean of the data after `standardize`."""
+
+    counts = True
+    log_center: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.register_buffer("log_center", torch.zeros(self.event_shape))
+
+    def mean(self, output: Tensor) -> Tensor:
+        """Return the mean for an output ``[*, *event_shape]``."""
+        return _bounded_exp(self.log_center + output)
+
+    def see(self, x: Tensor) -> Tensor:
+        """Return log(1 + x): counts vary over orders of magnitude."""
+        return x.clamp(min=0).log1p()
+
+    def standardize(self, center: Tensor, spread: Tensor) -> None:
+        """Let an output of zero mean the data's mean; a value that is always zero gets a small one."""
+        self.log_center.copy_(center.clamp(min=1e-4).log().expand(self.event_shape))
+
+
+class PoissonLikelihood(_CountLikelihood):
+    r"""Counts: :math:`p(x|z) = \prod_d \mathrm{Poisson}(x_d; e^{o_d})`, the output o relative to the data's mean.
+
+    Example:
+        >>> PoissonLikelihood((4,))(torch.zeros(3, 4)).log_prob(torch.ones(3, 4))
+        tensor([-4., -4., -4.])
+    """
+
+    def values(self, output: Tensor) -> Distribution:
+        """Return a Poisson distribution."""
+        return Poisson(self.mean(output), validate_args=False)
+
+
+class NegativeBinomialLikelihood(_CountLikelihood):
+    r"""Counts with more variance than mean: :math:`\mathrm{Var}(x_d) = m_d + m_d^2 / r_d` with :math:`m_d = e^{o_d}`.
+
+    The concentration r is learned, one for each value of an event; it starts at 1.
+
+    Args:
+        shape: The event shape.
+
+    Example:
+        >>> NegativeBinomialLikelihood((4,))(torch.zeros(3, 4)).log_prob(torch.zeros(3, 4)).exp()
+        tensor([0.0625, 0.0625, 0.0625], grad_fn=...)
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self.log_concentration = nn.Parameter(torch.zeros(self.event_shape))
+
+    def values(self, output: Tensor) -> Distribution:
+        """Return a negative binomial distribution."""
+        return NegativeBinomial(self.mean(output), _bounded_exp(self.log_concentration), validate_args=False)
+
+
+class _ZeroInflatedLikelihood(_CountLikelihood):
+    """Counts that are zero with a probability that the decoder puts out too: at the start, it is a tenth."""
+
+    outputs = 2
+
+    def values(self, output: Tensor) -> Distribution:
+        """Return the distribution without excess zeros, made from the first output, with them by the second."""
+        first, logits = output.unbind(-1 - len(self.event_shape))
+        return ZeroInflated(super().values(first), logits + math.log(1 / 9), validate_args=False)
+
+
+class ZeroInflatedPoissonLikelihood(_ZeroInflatedLikelihood, PoissonLikelihood):
+    r"""Counts that are zero with a probability of their own, and else Poisson: two outputs a value.
+
+    Example:
+        >>> ZeroInflatedPoissonLikelihood((4,))(torch.zeros(3, 2, 4)).log_prob(torch.ones(3, 4)).shape
+        torch.Size([3])
+    """
+
+
+class ZeroInflatedNegativeBinomialLikelihood(_ZeroInflatedLikelihood, NegativeBinomialLikelihood):
+    r"""Counts that are zero with a probability of their own, and else negative binomial: two outputs a value.
+
+    Source: Lopez et al., Deep generative modeling for single-cell transcriptomics (2018), without its library sizes.
+
+    Example:
+        >>> ZeroInflatedNegativeBinomialLikelihood((4,))(torch.zeros(3, 2, 4)).log_prob(torch.ones(3, 4)).shape
+        torch.Size([3])
+    """
+
+
+def _bounded_exp(log: Tensor) -> Tensor:
+    bound = _LOG_BOUND["count"]
+    return log.clamp(-bound, bound).exp()
+
+
+def _levels(levels: int) -> int:
+    """Return a number of intensities if it is one."""
+    if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
+        cure = "8-bit images have 256."
+        raise ArgumentError(explain("levels", expected="an integer of 2 or more", got=levels, cure=cure))
+    return levels
+
+
 LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "bernoulli": BernoulliLikelihood,
     "gaussian": GaussianLikelihood,
     "logistic": LogisticLikelihood,
+    "logistic-mixture": LogisticMixtureLikelihood,
+    "negative-binomial": NegativeBinomialLikelihood,
+    "poisson": PoissonLikelihood,
+    "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomialLikelihood,
+    "zero-inflated-poisson": ZeroInflatedPoissonLikelihood,
 }
 
 
@@ -153,7 +323,7 @@ def make_likelihood(name: str, shape: tuple[int, ...], **options: Any) -> Likeli
     """Return the likelihood of a name.
 
     Args:
-        name: ``"bernoulli"``, ``"gaussian"`` or ``"logistic"``.
+        name: A key of `LIKELIHOODS`.
         shape: The event shape.
         options: Arguments of the likelihood, such as ``scale`` or ``levels``.
 
