@@ -203,6 +203,43 @@ def test_report(run, lowerbound) -> None:
     assert (run / "figures").is_dir()
 
 
+def test_a_table_of_counts_from_training_to_report(lowerbound, tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(rng.gamma(2.0, np.exp(rng.normal(size=(90, 1)) + np.arange(4)))) * (
+        rng.uniform(size=(90, 4)) > 0.3
+    )
+    np.savetxt(tmp_path / "counts.csv", counts, fmt="%d", delimiter=",", header="a,b,c,d", comments="")
+    out, options = (
+        tmp_path / "run",
+        ["--likelihood", "zero-inflated-negative-binomial", "--data", tmp_path / "counts.csv"],
+    )
+    code, said, err = lowerbound("train", "vae", "--out", out, *options, *SMALL)
+    assert (code, err) == (0, "")
+    assert "elbo -" in said
+    assert lowerbound("evaluate", out, "--measure", "elbo", "--measure", "iwae-5", "--quiet")[0] == 0
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["data"]["log_p"] == "probability"
+    assert (
+        -40 < scores["measures"]["iwae-5"]["value"] < -5
+    )  # four counts of some 3 nats each: it started from their mean
+    assert lowerbound("report", out)[0] == 0
+    assert lowerbound("sample", out, "-n", 200, "--out", tmp_path / "drawn.npy")[0] == 0
+    drawn = np.load(tmp_path / "drawn.npy")
+    assert (drawn == np.round(drawn)).all()
+    assert 0.15 < (drawn == 0).mean() < 0.7
+    assert np.median(drawn[:, 3]) > np.median(drawn[:, 0])
+
+
+def test_mixtures_of_logistics_for_pixels(lowerbound, tmp_path) -> None:
+    for recipe, size in (("conv-vae", []), ("vae", ["--hidden", "8"])):
+        out, options = tmp_path / recipe, ["--likelihood", "logistic-mixture", "--components", 3, "--data", "digits"]
+        code, _, err = lowerbound("train", recipe, "--out", out, *options, *size, "--epochs", 1, "--quiet")
+        assert (code, err) == (0, "")
+        arguments = json.loads((out / "config.json").read_text())["objective"]["model"]["arguments"]
+        assert arguments["likelihood_options"] == {"components": 3, "levels": 17}
+        assert lb.load(out).model.decode(torch.zeros(5, arguments["latent_dim"])).sample().shape == (5, 8, 8)
+
+
 def test_compare(run, lowerbound, tmp_path) -> None:
     other = tmp_path / "other"
     status, _, err = lowerbound(

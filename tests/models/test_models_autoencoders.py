@@ -346,3 +346,14 @@ def test_any_encoder_and_decoder_make_a_model():
             decoder=nn.Linear(2, 7),
             likelihood=GaussianLikelihood((7,)),
         )
+
+
+def test_encoder_of_counts_sees_their_logarithms() -> None:
+    model = lb.models.VAE(event_shape=(3,), latent_dim=2, hidden=(), likelihood="poisson")
+    seen = []
+    model.posterior.encoder.features.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    center, x = torch.tensor([0.5, 4.0, 100.0]), torch.tensor([[0.0, 7.0, 1e5]])
+    model.standardize(center, torch.ones(()))
+    model.encode(x)
+    torch.testing.assert_close(seen[0], x.log1p() - center.log1p())
+    torch.testing.assert_close(model.decode(torch.zeros(1, 2)).mean, center[None], rtol=1e-5, atol=0)  # biases are zero

@@ -109,7 +109,7 @@ def _check_same_rows(first: Evaluated, second: Evaluated) -> None:
     if differ:
         who = f"{first.folder} and {second.folder}"
         got, cures = "; ".join(text for text, _ in differ), list(dict.fromkeys(cure for _, cure in differ))
-        raise RunError(explain(who, expected="runs evaluated on the same rows", got=got, cure=" ".join(cures[:2])))
+        raise RunError(explain(who, expected="runs that can be compared", got=got, cure=" ".join(cures[:2])))
     if _evaluated_on(first, "sha256") is None:
         who, cure = f"{first.folder} and {second.folder}", "Let describe() of your data return the hash as sha256."
         expected = "runs evaluated on rows with a hash that tells them apart"
