@@ -357,3 +357,25 @@ def test_encoder_of_counts_sees_their_logarithms() -> None:
     model.encode(x)
     torch.testing.assert_close(seen[0], x.log1p() - center.log1p())
     torch.testing.assert_close(model.decode(torch.zeros(1, 2)).mean, center[None], rtol=1e-5, atol=0)  # biases are zero
+
+
+@pytest.mark.parametrize("likelihood", ["zero-inflated-poisson", "logistic-mixture"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **a: lb.models.VAE(hidden=(5,), **a),
+        lambda **a: lb.models.ConvVAE(width=2, features=3, **a),
+        lambda **a: lb.models.ImplicitVAE(hidden=(5,), critic_hidden=(5,), **a),
+        lambda **a: lb.models.ImplicitVAE(hidden=(5,), critic_hidden=(5,), network="conv", width=2, **a),
+        lambda **a: lb.models.HierarchicalVAE(hidden=(5,), above=(2,), between=(3,), **a),
+    ],
+    ids=["dense", "conv", "implicit", "implicit conv", "hierarchical"],
+)
+def test_decoders_give_the_likelihood_as_many_outputs_as_it_takes(make, likelihood) -> None:
+    for shape in ((3, 5), (2, 3, 5)):
+        model = make(event_shape=shape, latent_dim=2, likelihood=likelihood)
+        x = model.sample(7)["x"]
+        assert x.shape == (7, *shape)
+        p = model.decode(torch.zeros(4, 7, 2))
+        assert (p.batch_shape, p.event_shape) == ((4, 7), shape)
+        assert p.log_prob(x).shape == (4, 7)

@@ -45,7 +45,7 @@ class HierarchicalVAE(EncoderDecoder):
         between: The sizes of the hidden layers between two layers of latents; the generator has them in reverse.
         latent: ``"gaussian"`` or ``"bernoulli"``.
         activation: The name of the activation in hidden layers.
-        likelihood: ``"bernoulli"``, ``"gaussian"`` or ``"logistic"``.
+        likelihood: A name of `lowerbound.nn.likelihoods.LIKELIHOODS`, such as ``"bernoulli"`` or ``"gaussian"``.
         likelihood_options: Its arguments, such as ``{"scale": "per-dimension"}`` or ``{"levels": 17}``.
         init: How the weights start, as in `lowerbound.nn.initialize`.
 
@@ -97,13 +97,13 @@ class HierarchicalVAE(EncoderDecoder):
 
         features = DenseFeatures(shape, hidden, activation, init)
         encoder = Encoder(features, head(features.out_features, latent_dim))
-        decoder = DenseDecoder(shape, latent_dim, hidden, activation, init)
-        seeing(decoder.body)
         chosen = make_likelihood(likelihood, shape, **options)
+        decoder = DenseDecoder(shape, latent_dim, hidden, activation, init, outputs=chosen.outputs)
+        seeing(decoder.body)
         super().__init__(event_shape=shape, latent_dim=latent_dim, encoder=encoder, decoder=decoder, likelihood=chosen)
         upward = [link(below, size, between) for below, size in pairwise(sizes)]
         downward = [link(size, below, list(reversed(between))) for below, size in pairwise(sizes)]
-        self.posterior = _Upward(encoder, shape, upward)
+        self.posterior = _Upward(encoder, shape, upward, chosen)
         top = _Coins(sizes[-1]) if binary else StandardNormal(sizes[-1])
         self.generator = _Downward(top, decoder, chosen, downward)
         self._arguments = {
@@ -136,8 +136,10 @@ class HierarchicalVAE(EncoderDecoder):
 class _Upward(EncoderProgram):
     """The posterior, from x to the top: an encoder for ``z1``, and for every further layer a network of the last."""
 
-    def __init__(self, encoder: nn.Module, event_shape: tuple[int, ...], links: Sequence[nn.Module]) -> None:
-        super().__init__(encoder, event_shape)
+    def __init__(
+        self, encoder: nn.Module, event_shape: tuple[int, ...], links: Sequence[nn.Module], likelihood: Likelihood
+    ) -> None:
+        super().__init__(encoder, event_shape, see=likelihood.see)
         self.links = nn.ModuleList(links)
 
     def forward(self, bn: Trace, x: Tensor) -> None:
