@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.distributions import Bernoulli, Categorical, Independent, Normal, RelaxedBernoulli
+from torch.distributions import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    Dirichlet,
+    ExpTransform,
+    Gamma,
+    Independent,
+    LogNormal,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    OneHotCategorical,
+    RelaxedBernoulli,
+    TransformedDistribution,
+    Uniform,
+)
 
 import lowerbound as lb
 from lowerbound.core.errors import ArgumentError, NodeError
@@ -215,14 +231,14 @@ def test_relaxed_draws_have_a_path():
 class Prior(lb.BayesianNet):
     """A given prior of z, and x around z's sum."""
 
-    def __init__(self, prior, extra: str | None = None):
+    def __init__(self, prior, extra: str | None = None, event_dims: int = 0):
         super().__init__()
-        self.prior, self.extra = prior, extra
+        self.prior, self.extra, self.event_dims = prior, extra, event_dims
 
     def forward(self, bn):
         if self.extra:
             bn.sample(self.extra, Normal(torch.zeros(B), 1.0))
-        z = bn.sample("z", self.prior)
+        z = bn.sample("z", self.prior, self.event_dims)
         bn.sample("x", Normal(z.float().sum(-1, keepdim=True).expand(*z.shape[:-1], D), 1.0), event_dims=1)
 
 
@@ -256,6 +272,62 @@ def test_latent_changed_in_place(where, analytic_kl):
 
 
 # --- Validation -------------------------------------------------------------------------------------------------------
+
+ROWS = torch.full((B, L), 0.4)
+PROBABILITY = r"A probability and a density cannot be compared: take two discrete"
+SUPPORTS = {
+    "normal below log-normal": (Normal(5 + ROWS, 0.1), LogNormal(ROWS, 1.0), "LogNormal", "Normal", "inside the prior"),
+    "normal below beta": (Normal(ROWS, 0.01), Beta(1 + ROWS, 1.0), "Beta", "Normal", "inside the prior"),
+    "wide uniform": (Uniform(ROWS - 1, ROWS + 1), Beta(1 + ROWS, 1.0), "Beta", "Uniform", "inside the prior"),
+    "coin below normal": (Bernoulli(ROWS), Normal(ROWS, 1.0), "Normal", "Bernoulli", PROBABILITY),
+    "normal below coin": (Normal(ROWS, 1.0), Bernoulli(ROWS), "Bernoulli", "Normal", PROBABILITY),
+    "more categories": (
+        *(Categorical(logits=torch.zeros(B, L, c)) for c in (5, 3)),
+        *["Categorical"] * 2,
+        "inside the",
+    ),
+    "shares below normal": (Dirichlet(1 + ROWS), Normal(ROWS, 1.0), "Normal", "Dirichlet", "on different surfaces"),
+}
+
+
+@pytest.mark.parametrize("q, p, prior, posterior, cure", SUPPORTS.values(), ids=SUPPORTS)
+@pytest.mark.parametrize("bound", [lb.elbo, lb.iw_objective])
+def test_validation_compares_supports(q, p, prior, posterior, cure, bound):
+    event_dims = 1 - len(q.event_shape)
+    made = bound(
+        Prior(p, event_dims=1 - len(p.event_shape)).bind(),
+        {"x": X},
+        Q(z=(q, event_dims)).bind(),
+        particles=K,
+        validate=True,
+    )
+    expected = rf"node 'z': expected a posterior with the support of the prior {prior}, got {posterior}\. .*{cure}"
+    with pytest.raises(NodeError, match=expected):
+        made.value  # noqa: B018
+
+
+FITTING = {
+    "log-normal below gamma": (LogNormal(ROWS, 1.0), Gamma(1 + ROWS, 1.0)),
+    "beta below normal": (Beta(1 + ROWS, 1.0), Normal(ROWS, 1.0)),
+    "uniform below wider uniform": (Uniform(ROWS, ROWS + 1), Uniform(ROWS - 0.5, ROWS + 2)),
+    "coin below coin": (Bernoulli(ROWS), Bernoulli(1 - ROWS)),
+    "fewer categories": (Categorical(logits=torch.zeros(B, L, 3)), Categorical(logits=torch.zeros(B, L, 5))),
+    "full normal below diagonal": (MultivariateNormal(ROWS, torch.eye(L)), Normal(ROWS, 1.0)),
+    "mixture": (
+        MixtureSameFamily(Categorical(logits=torch.zeros(B, L, 2)), Normal(torch.zeros(B, L, 2), 1.0)),
+        Normal(ROWS, 1.0),
+    ),
+    "one-hot": (OneHotCategorical(logits=ROWS), OneHotCategorical(logits=-ROWS)),
+    "unknown support": (TransformedDistribution(Normal(ROWS, 1.0), [ExpTransform()]), LogNormal(ROWS, 1.0)),
+}
+
+
+@pytest.mark.parametrize("q, p", FITTING.values(), ids=FITTING)
+def test_validation_accepts_supports_that_fit(q, p):
+    p_program = Prior(p, event_dims=1 - len(p.event_shape)).bind()
+    made = lb.elbo(p_program, {"x": X}, Q(z=(q, 1 - len(q.event_shape))).bind(), particles=K, validate=True)
+    assert made.value.shape == (B,)
+
 
 BAD_DATA = {
     "grey": (0.5, r"value of node 'x'.*support of Bernoulli, got values from 0\.5 to 0\.5\. .*binarise the data"),

@@ -9,6 +9,7 @@ from lowerbound.distributions.mixture import GaussianMixture
 from lowerbound.distributions.planar import PlanarTransform
 from lowerbound.distributions.precision import LowRankGaussian, TriangularTransform
 from lowerbound.distributions.relaxed import SoftBernoulli, SoftOneHotCategorical, soften
+from lowerbound.distributions.support import support_mismatch
 
 __all__ = [
     "DiscretizedLogistic",
@@ -26,4 +27,5 @@ __all__ = [
     "kl_divergence",
     "soften",
     "standard_normal",
+    "support_mismatch",
 ]

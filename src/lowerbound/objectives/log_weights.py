@@ -11,10 +11,11 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Independent
 
 from lowerbound.core.checks import positive_int
 from lowerbound.core.errors import NodeError, explain
-from lowerbound.distributions import kl_divergence
+from lowerbound.distributions import kl_divergence, support_mismatch
 from lowerbound.net import Node, Program, Trace
 
 __all__ = ["Draw", "draw", "log_mean_exp"]
@@ -69,12 +70,13 @@ class Draw:
         """The model's trace, with the data and the latents observed.
 
         Raises:
-            NodeError: if a latent of the model has no posterior, a node of the posterior is unknown to the model, or an
-                observed name is unknown.
+            NodeError: if a latent of the model has no posterior, a node of the posterior is unknown to the model, an
+                observed name is unknown, or, where it is validated, a posterior's support does not fit the prior's.
         """
         (particles,), batch = self.posterior.particles, self.posterior.batch
         values = {**self._observed, **self._values}
-        trace = self._program.run(
+        program = self._program.replacing(self._compared) if self._validate else self._program
+        trace = program.run(
             values,
             detach_parameters=self._constant,
             particles=particles,
@@ -88,6 +90,20 @@ class Draw:
                 raise NodeError(explain(f"node {name!r}", expected="a prior", got="a node without density", cure=cure))
             _require_same_weight(self.posterior.node(name), trace.node(name))
         return trace
+
+    def _compared(self, name: str, distribution: Distribution) -> Distribution:
+        """Return the model's distribution of a node, if the posterior's draws lie in its support.
+
+        Raises:
+            NodeError: if they do not, whether or not the present draws show it.
+        """
+        q = self.posterior.node(name).distribution if name in self.latents else None
+        cure = None if q is None else support_mismatch(q, distribution)
+        if cure is not None:
+            kinds = [type(d.base_dist if isinstance(d, Independent) else d).__name__ for d in (distribution, q)]
+            expected = f"a posterior with the support of the prior {kinds[0]}"
+            raise NodeError(explain(f"node {name!r}", expected=expected, got=kinds[1], cure=cure))
+        return distribution
 
     def rescored(self, values: Mapping[str, Tensor], *, constant: bool = False) -> Draw:
         """Return the same draws with the model scored under other tensors that hold the same values.
