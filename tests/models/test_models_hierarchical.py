@@ -345,7 +345,7 @@ WRONG = [
     ({"between": (2.0,)}, ArgumentError, r"hidden: expected a positive integer, got 2\.0"),
     ({"event_shape": ()}, ArgumentError, r"event_shape: expected positive sizes"),
     ({"activation": "swish"}, ArgumentError, r"activation: .*got 'swish'"),
-    ({"likelihood": "poisson"}, ArgumentError, r"likelihood: .*got 'poisson'"),
+    ({"likelihood": "student"}, ArgumentError, r"likelihood: .*got 'student'"),
     ({"init": "orthogonal"}, ArgumentError, r"init: .*got 'orthogonal'"),
 ]
 

@@ -121,7 +121,7 @@ REFUSED = {
         "float for likelihood logistic: expected 8-bit pixels.*uint8, or take --likelihood gaussian",
     ),
     "real binarised": ({"data": "table.csv", "binarize": "dynamic"}, DataError, r"values in \[0, 1\] to binarise"),
-    "likelihood": ({"data": "digits", "likelihood": "poisson"}, ArgumentError, "likelihood: .*got 'poisson'"),
+    "likelihood": ({"data": "digits", "likelihood": "student"}, ArgumentError, "likelihood: .*got 'student'"),
     "binarisation": ({"data": "digits", "binarize": "dynamix"}, ArgumentError, "binarize: .*Did you mean 'dynamic'"),
     "scale of a bernoulli": (
         {"data": "digits", "likelihood_options": {"scale": 1.0}},
