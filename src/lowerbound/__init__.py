@@ -1,6 +1,6 @@
 """Deep latent-variable models, trained and evaluated honestly: in nats, with error bars, by bounds that hold."""
 
-from lowerbound import data, distributions, evaluation, models, nn, objectives, report
+from lowerbound import data, distributions, evaluation, mcmc, models, nn, objectives, report
 from lowerbound.core.errors import LowerboundError
 from lowerbound.core.types import Programs
 from lowerbound.evaluation import evaluate
@@ -26,6 +26,7 @@ __all__ = [
     "iw_objective",
     "klpq",
     "load",
+    "mcmc",
     "models",
     "nn",
     "objectives",

@@ -13,6 +13,7 @@ __all__ = [
     "NodeError",
     "NonFiniteError",
     "RunError",
+    "SamplingWarning",
     "ShapeError",
     "TrainingWarning",
     "explain",
@@ -49,6 +50,10 @@ class NonFiniteError(LowerboundError, ArithmeticError):
 
 class TrainingWarning(UserWarning):
     """Training goes on, and its user should know something about it."""
+
+
+class SamplingWarning(UserWarning):
+    """Markov chains ran, and what they returned should not be trusted as it is."""
 
 
 def explain(what: str, *, expected: object, got: object, cure: str) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.distributions import Distribution
 
-__all__ = ["flushed_denormals"]
+__all__ = ["flushed_denormals", "unvalidated"]
 
 
 @contextmanager
@@ -23,3 +24,22 @@ def flushed_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(outside)
+
+
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Let distributions that are made inside the block take any number: what comes out is NaN or infinite then.
+
+    For Markov chains, which must be able to reject a proposal that has overflowed, beside others that have not.
+
+    Example:
+        >>> with unvalidated():
+        ...     torch.distributions.Normal(0.0, -1.0).log_prob(torch.zeros(()))
+        tensor(nan)
+    """
+    before = bool(Distribution._validate_args)
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
