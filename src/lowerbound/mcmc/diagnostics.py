@@ -16,6 +16,8 @@ from lowerbound.core.errors import ArgumentError, explain
 
 __all__ = ["ess", "ess_bulk", "ess_tail", "mcse", "rhat"]
 
+_LEAST = 10  # draws a chain
+
 
 def ess(draws: Tensor) -> Tensor:
     r"""Return the effective sample size for the mean: the number of independent draws with the same standard error.
@@ -33,7 +35,7 @@ def ess(draws: Tensor) -> Tensor:
         Shape ``rest``; NaN where nothing varies.
 
     Raises:
-        ArgumentError: if there are fewer than four draws a chain.
+        ArgumentError: if there are fewer than ten draws a chain.
 
     Source: Geyer, Practical Markov Chain Monte Carlo (1992); Vehtari et al. (2021), section 3.
 
@@ -86,7 +88,7 @@ def rhat(draws: Tensor) -> Tensor:
         Shape ``rest``; NaN where nothing varies.
 
     Raises:
-        ArgumentError: if there are fewer than two chains or four draws a chain.
+        ArgumentError: if there are fewer than two chains or ten draws a chain.
 
     Example:
         >>> chains = torch.randn(4, 500)
@@ -101,9 +103,9 @@ def rhat(draws: Tensor) -> Tensor:
 def _checked(draws: Tensor, what: str, *, chains: int) -> Tensor:
     """Return draws in float64 if there are enough of them."""
     shape = tuple(draws.shape)
-    if draws.dim() < 2 or shape[0] < chains or shape[1] < 4:
+    if draws.dim() < 2 or shape[0] < chains or shape[1] < _LEAST:
         cure = "Run more chains or draws; four chains with some hundred draws each are a good start."
-        expected = f"draws [chains, draws, ...] of at least {chains} chain{'s' * (chains > 1)} and 4 draws"
+        expected = f"draws [chains, draws, ...] of at least {chains} chain{'s' * (chains > 1)} and {_LEAST} draws"
         raise ArgumentError(explain(what, expected=expected, got=f"shape {shape}", cure=cure))
     return draws.detach().double()
 
@@ -145,8 +147,9 @@ def _ess(chains: Tensor) -> Tensor:
     total = covariance[0] + (chains.mean(1).var(0) if m > 1 else 0.0)
     rho = 1 - (within - covariance) / total
     rho[0] = 1.0
-    pairs = rho[: n - n % 2].unflatten(0, (-1, 2))  # [n / 2, 2, *rest]
+    pairs = rho[: 2 * ((n - 1) // 2)].unflatten(0, (-1, 2))  # [(n - 1) // 2, 2, *rest]; the last lags are noise
     kept = (pairs.sum(1) > 0).cumprod(0)  # up to the first pair that is not positive
+    kept[-1] = 0
     place = torch.arange(len(pairs), device=rho.device).reshape(-1, *[1] * (rho.dim() - 1))
     after = torch.where(place == kept.sum(0), pairs[:, 0], 0.0).clamp_min(0).sum(0)  # of the first that does not count
     time = 2 * (kept * pairs.sum(1).cummin(0).values).sum(0) - 1 + after

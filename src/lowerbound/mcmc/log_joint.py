@@ -42,7 +42,7 @@ class LogJoint:
         ...         rate = bn.sample("rate", Gamma(torch.tensor(2.0), 1.0))
         ...         bn.sample("n", Poisson(rate[..., None].expand(*bn.particles, 3)), event_dims=1)
         >>> target = LogJoint(Counts().bind(), {"n": torch.tensor([3.0, 5.0, 4.0])})
-        >>> samples = lb.mcmc.run(lb.mcmc.HMC(), target, target.initial(chains=9), warmup=80, draws=80)
+        >>> samples = lb.mcmc.run(lb.mcmc.HMC(leapfrogs=3), target, target.initial(chains=9), warmup=80, draws=80)
         >>> bool((samples.draws["rate"].mean() - 14 / 4).abs() < 0.4)  # the posterior is Gamma(14, 4)
         True
     """

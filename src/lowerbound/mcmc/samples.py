@@ -40,7 +40,7 @@ class Samples:
         """Return, by name, ``mean``, ``sd``, ``mcse``, ``ess_bulk``, ``ess_tail`` and ``rhat``, ``[*batch, *event]``.
 
         Raises:
-            ArgumentError: if there are fewer than two chains or four draws.
+            ArgumentError: if there are fewer than two chains or ten draws.
 
         Example:
             >>> normal = torch.distributions.Normal(0.0, 1.0)
