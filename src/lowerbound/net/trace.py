@@ -82,10 +82,13 @@ class Node:
         self._log_prob = log_prob
         self._version = None if torch.compiler.is_compiling() or value.is_inference() else value._version
 
-    def log_prob(self) -> Tensor:
+    def log_prob(self, *, weighted: bool = True) -> Tensor:
         """Return the log-probability (density) of the value's observed entries times `scale`, in nats.
 
         It is not spread over `lead` yet.
+
+        Args:
+            weighted: False for the log-probability of the value as it was drawn, without scale and mask.
         """
         if self.distribution is None:
             cure = (
@@ -95,6 +98,8 @@ class Node:
             )
             raise NodeError(explain(f"node {self.name!r}", expected="a node with a density", got=self.kind, cure=cure))
         self.require_unchanged()
+        if not weighted and self.mask is not None:
+            return self.distribution.log_prob(self.value)
         if self._log_prob is None:
             try:
                 if self.mask is None:
@@ -103,7 +108,7 @@ class Node:
                     self._log_prob = masked_log_prob(self.name, self.distribution, self.value, self.mask)
             except ValueError as error:  # torch's own check of the support
                 raise NodeError(f"node {self.name!r}: {error}") from error
-        return self._log_prob if self.scale == 1.0 else self.scale * self._log_prob
+        return self._log_prob if self.scale == 1.0 or not weighted else self.scale * self._log_prob
 
     def require_unchanged(self) -> None:
         """Raise a `NodeError` if the value was changed in place since it was drawn or given."""
@@ -268,14 +273,18 @@ class Trace(Mapping[str, Tensor]):
 
     # What a reader calls
 
-    def log_prob(self, name: str) -> Tensor:
+    def log_prob(self, name: str, *, weighted: bool = True) -> Tensor:
         """Return log p(node | its parents) in nats, scaled and masked as the program says, shape ``lead``.
+
+        Args:
+            name: The name of the node.
+            weighted: False for the log-probability of the value as it was drawn, without scale and mask.
 
         Raises:
             NodeError: if there is no such node, it has no density, or its log-probability has another shape.
         """
         node = self.node(name)
-        log_prob = node.log_prob()
+        log_prob = node.log_prob(weighted=weighted)
         if log_prob.dtype in (torch.bfloat16, torch.float16):
             cure = "Call .float() on the network's output: log-probabilities are kept in float32 or better."
             raise NodeError(
@@ -289,16 +298,16 @@ class Trace(Mapping[str, Tensor]):
         got = tuple(log_prob.shape)
         raise NodeError(explain(f"log_prob of node {name!r}", expected=f"shape {self.lead}", got=got, cure=cure))
 
-    def log_joint(self, names: Iterator[str] | list[str] | None = None) -> Tensor:
+    def log_joint(self, names: Iterator[str] | list[str] | None = None, *, weighted: bool = True) -> Tensor:
         """Return the sum of the log-probabilities of the named nodes (all random ones if None), shape ``lead``."""
         chosen = self.random_names() if names is None else list(names)
         if not chosen:
             raise NodeError(
                 explain("log_joint", expected="at least one node", got="none", cure="Name a node with bn.sample.")
             )
-        total = self.log_prob(chosen[0])
+        total = self.log_prob(chosen[0], weighted=weighted)
         for name in chosen[1:]:
-            total = total + self.log_prob(name)
+            total = total + self.log_prob(name, weighted=weighted)
         return total
 
     def node(self, name: str) -> Node:

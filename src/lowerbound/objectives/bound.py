@@ -135,19 +135,18 @@ class Bound:
         own = self.draw
         if not pathwise and any(own.posterior.node(name).pathwise for name in own.latents):
             fixed = {name: own.posterior[name].detach() for name in own.latents}
-            log_q = self._posterior.run(fixed, particles=self.particles, batch=own.posterior.batch).log_joint(
-                own.latents
-            )
-            return Scored(own.rescored(fixed), log_q, log_q.detach(), log_q)
+            trace = self._posterior.run(fixed, particles=self.particles, batch=own.posterior.batch)
+            log_q = trace.log_joint(own.latents)
+            return Scored(own.rescored(fixed), log_q, log_q.detach(), trace.log_joint(own.latents, weighted=False))
         log_q = own.log_posterior()
         without = [name for name in own.latents if not own.posterior.node(name).pathwise]
         if len(without) == len(own.latents):
-            return Scored(own, log_q, log_q.detach(), log_q)
+            return Scored(own, log_q, log_q.detach(), own.posterior.log_joint(without, weighted=False))
         values = {name: own.posterior[name] for name in own.latents}
         constant = self._posterior.run(
             values, detach_parameters=True, particles=self.particles, batch=own.posterior.batch
         )
-        score = own.posterior.log_joint(without) if without else torch.zeros_like(log_q)
+        score = own.posterior.log_joint(without, weighted=False) if without else torch.zeros_like(log_q)
         return Scored(own, log_q, constant.log_joint(own.latents), score)
 
     @property

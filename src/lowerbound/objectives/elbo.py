@@ -169,9 +169,9 @@ class EvidenceLowerBound(Bound):
         Source: Richter et al., VarGrad: A Low-Variance Gradient Estimator for Variational Inference (2020).
         """
         require_particles("vargrad", self.particles)
-        draws, log_q, log_q_fixed, _ = self._score_draws(pathwise=False)
+        draws, _, log_q_fixed, score = self._score_draws(pathwise=False)
         f = draws.log_weights(kl_weight * self.beta, log_q_fixed)
-        return 0.5 * (f.detach() + log_q_fixed - log_q).var(0) - f.mean(0)
+        return 0.5 * (f.detach() + score.detach() - score).var(0) - f.mean(0)
 
     @cached_property
     def _reconstruction(self) -> Tensor:

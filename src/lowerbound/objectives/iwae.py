@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lowerbound.core.checks import choice, number, positive_int
-from lowerbound.core.errors import ArgumentError, explain
+from lowerbound.core.errors import ArgumentError, NodeError, explain
 from lowerbound.core.types import Model
 from lowerbound.net import Program
 from lowerbound.objectives.averages import Average
@@ -168,7 +168,7 @@ class ImportanceWeightedBound(Bound):
             kl_weight: A factor on log p(z) - log q(z|x) in the cost's weights, for a warm-up.
 
         Raises:
-            NodeError: if a latent was not drawn with `rsample`.
+            NodeError: if a latent was not drawn with `rsample`, or latents are masked or differ in their scale.
 
         Source: Tucker et al., Doubly Reparameterized Gradient Estimators (2019).
         """
@@ -179,7 +179,7 @@ class ImportanceWeightedBound(Bound):
         copies = {name: own.posterior[name].view_as(own.posterior[name]) for name in own.latents}
         constant = self._posterior.run(copies, detach_parameters=True, particles=self.particles, batch=batch)
         log_weights, cost = self._played(own, constant.log_joint(own.latents), kl_weight, copies)
-        slope, factor = self.average.derivatives(log_weights.detach(), kl_weight)
+        slope, factor = self.average.derivatives(log_weights.detach(), kl_weight * self._latent_scale())
         factor = factor.transpose(0, 1).reshape(self.particles, *batch)
         for copy in copies.values():
             if copy.requires_grad:
@@ -241,6 +241,21 @@ class ImportanceWeightedBound(Bound):
         log_weights, own = self._played(draws, log_q, kl_weight)
         signal = vimco_signal(log_weights.detach(), self.average)
         return own - (self.average(log_weights) + (signal * self._by_group(score, self.groups)).sum(0)).mean(0)
+
+    def _latent_scale(self) -> float:
+        """Return the factor that all latents have on their log-probabilities in the weights.
+
+        Raises:
+            NodeError: if they have several, or some entries have none, which doubles the paths in unlike ways.
+        """
+        nodes = [self.draw.posterior.node(name) for name in self.draw.latents]
+        odd = next((node for node in nodes if node.mask is not None or node.scale != nodes[0].scale), None)
+        if odd is not None:
+            got = "a mask" if odd.mask is not None else f"{nodes[0].scale:g} and {odd.scale:g}"
+            cure = "Use sgvb, which takes latents of any weight."
+            expected = "latents that all have one scale, and no mask"
+            raise NodeError(explain(f"dreg at node {odd.name!r}", expected=expected, got=got, cure=cure))
+        return nodes[0].scale
 
     def _by_group(self, values: Tensor, groups: int) -> Tensor:
         """Return values ``[K, *batch]`` as ``[K / M, M, *batch]``: groups are a batch axis of their own."""

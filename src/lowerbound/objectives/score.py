@@ -29,7 +29,8 @@ class Scored(NamedTuple):
         draws: The draws; only nodes that keep their path carry gradients.
         log_q: log q(z|x) at the draws, as a function of q's parameters, ``[K, *batch]``.
         log_q_fixed: The same with q's parameters as constants: its gradient is that of the paths alone.
-        score: The part of `log_q` that belongs to the nodes without a path, ``[K, *batch]``.
+        score: The log-probability of the draws of the nodes without a path, ``[K, *batch]``: that from which they were
+            drawn, whatever scale and mask say of its part in the bound.
     """
 
     draws: Draw
