@@ -10,6 +10,10 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 EXPECTED = {
+    "iwae.py": (["bounds.png"], "K = 50"),
+    "bernoulli_vae.py": (["elbo.png"], "REINFORCE, 1 draw, baseline network"),
+    "sigmoid_belief_net.py": (["curves.png", "samples.png"], "reweighted wake-sleep: elbo -"),
+    "semi_supervised.py": (["analogies.png"], "100 labels, seed 0: test error "),
     "zhusuan_tutorial.py": (["vae.epoch.3.png"], r"Test log p(x) >= "),
     "vae_notebook.py": (["003.png"], "test iwae-100: "),
     "avb_four_points.py": (["training_curve.png", "latent_scatter.png"], "training estimate, no bound"),
