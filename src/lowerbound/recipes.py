@@ -36,6 +36,7 @@ class Recipe:
         summary: One line for people.
         data: What `lowerbound.data.load` takes: a built-in name or a path.
         binarize: The binarisation; None for the data's own, or none if the likelihood is not Bernoulli.
+        missing: Whether values of the data may be missing; the model then takes rows with gaps.
         likelihood: The likelihood; None for the one that fits the data: ``bernoulli`` for binary values, ``logistic``
             for 8-bit pixels, ``gaussian`` for the rest.
         likelihood_options: Arguments of the likelihood, such as ``{"scale": "per-dimension"}``.
@@ -56,6 +57,7 @@ class Recipe:
     summary: str
     data: str = "digits"
     binarize: str | None = None
+    missing: bool = False
     likelihood: str | None = None
     likelihood_options: Mapping[str, Any] = field(default_factory=dict)
     model: str = "VAE"
@@ -219,7 +221,8 @@ def train(
     train_rows, validation_rows = _training_data(recipe)
     likelihood, options = _likelihood(recipe, train_rows)
     kind = MODELS[choice("model", recipe.model, MODELS)]
-    _check_options(kind, recipe.model_options)
+    model_options = {**recipe.model_options, **({"missing": True} if recipe.missing else {})}
+    _check_options(kind, model_options)
     goal = _OBJECTIVES[choice("objective", recipe.objective, _OBJECTIVES)]
     _check_options(goal, recipe.objective_options)
     with seeded(recipe.seed, "weights"):
@@ -228,10 +231,11 @@ def train(
             latent_dim=recipe.latent_dim,
             likelihood=likelihood,
             likelihood_options=options,
-            **recipe.model_options,
+            **model_options,
         )
     _standardize(model, train_rows, likelihood)
-    model.generator.prior.start(next(iter(train_rows.batches(min(len(train_rows), 1000), seed=recipe.seed, epoch=0))))
+    first = next(iter(train_rows.batches(min(len(train_rows), 1000), seed=recipe.seed, epoch=0)))
+    model.generator.prior.start(torch.where(first.isnan(), model.posterior.center, first))
     settings = {"epochs": _epochs(recipe, len(train_rows)), **recipe.training, "seed": recipe.seed}
     return fit(
         goal(model, **recipe.objective_options),
@@ -262,7 +266,7 @@ def _training_data(recipe: Recipe) -> tuple[sources.Dataset, sources.Dataset | N
     if binarize is None and recipe.likelihood not in (None, "bernoulli"):
         binarize = "none"
     seed = recipe.seed if recipe.data_seed is None else recipe.data_seed
-    rows, _ = sources.load(recipe.data, binarize=binarize, seed=seed)
+    rows, _ = sources.load(recipe.data, binarize=binarize, seed=seed, missing=recipe.missing)
     fraction = min(0.1, 3000 / len(rows)) if recipe.validation is None else recipe.validation
     number("validation", fraction, low=0.0, high=0.9)
     if fraction == 0 or (recipe.validation is None and len(rows) < 20):

@@ -27,7 +27,7 @@ from lowerbound.nn import BernoulliLikelihood
 from lowerbound.training import Run
 from lowerbound.training.checkpoint import check_format, read_weights
 
-__all__ = ["encode", "evaluate_run", "load", "load_data", "reconstruct", "sample", "write_rows"]
+__all__ = ["encode", "evaluate_run", "impute", "load", "load_data", "reconstruct", "sample", "write_rows"]
 
 
 def load(run: str | os.PathLike[str], *, model: nn.Module | None = None) -> Run:
@@ -70,12 +70,13 @@ def load_data(run: Run, split: str = "test", *, source: str | None = None) -> so
         expected = "data of lowerbound.data"
         raise DataError(explain("data of the run", expected=expected, got="a class of one's own", cure=cure))
     binarize, seed = described["binarize"], described["binarize_seed"]
+    missing = bool(described.get("missing", False))
     if source is not None:
-        return sources.load_all(source, binarize=binarize, seed=seed)
+        return sources.load_all(source, binarize=binarize, seed=seed, missing=missing and source not in sources.SOURCES)
     choice("split", split, ("test", "validation", "train"))
     fraction = described.get("test_fraction")
     options = {} if fraction is None else {"test_fraction": fraction}
-    train_rows, test_rows = sources.load(described["source"], binarize=binarize, seed=seed, **options)
+    train_rows, test_rows = sources.load(described["source"], binarize=binarize, seed=seed, missing=missing, **options)
     validation = described.get("validation_fraction")
     parts_by_name = {"test": test_rows, "train": train_rows}
     if validation is not None:
@@ -161,6 +162,37 @@ def reconstruct(run: str | os.PathLike[str], source: str, *, device: str = "auto
     with seeded(0, "encode"):
         outputs = [model.reconstruct(x.to(find_device(device))).cpu() for x in inputs]
     return torch.cat(inputs), torch.cat(outputs)
+
+
+@torch.no_grad()
+def impute(
+    run: str | os.PathLike[str],
+    source: str,
+    *,
+    particles: int = 1000,
+    draws: int = 0,
+    seed: int = 0,
+    device: str = "auto",
+) -> evaluation.Imputation:
+    """Return all rows of a source with their gaps filled by a run's model, as `lowerbound.evaluation.impute` does.
+
+    Raises:
+        RunError: if the run was trained on data without gaps.
+    """
+    loaded = load(run)
+    model: Any = loaded.model
+    if not getattr(model, "missing", False):
+        cure = "Train one with --missing."
+        raise RunError(explain(str(run), expected="a model that takes gaps", got="one that does not", cure=cure))
+    model.to(find_device(device))
+    rows = load_data(loaded, source=source)
+    with seeded(seed, "impute"):
+        parts = [
+            evaluation.impute(model, x.to(find_device(device)), particles=particles, draws=draws)
+            for x in rows.evaluation_batches(100)
+        ]
+    mean, filled, effective = (list(part) for part in zip(*parts, strict=True))
+    return evaluation.Imputation(torch.cat(mean).cpu(), torch.cat(filled, 1).cpu(), torch.cat(effective).cpu())
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ import tiny
 from lowerbound.cli import main
 from tiny import contents, difference, files
 
-COMMANDS = ["train", "evaluate", "report", "compare", "sample", "encode", "reconstruct", "recipes", "data"]
+COMMANDS = ["train", "evaluate", "report", "compare", "sample", "encode", "reconstruct", "impute", "recipes", "data"]
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--epochs", "1", "--quiet"]
 
 
@@ -131,7 +131,7 @@ def test_options_reach_the_run(lowerbound, tmp_path) -> None:
         "event_shape": [8, 8], "latent_dim": 3, "hidden": [9, 7], "activation": "elu", "likelihood": "gaussian",
         "likelihood_options": {"scale": 0.25}, "posterior": "iaf", "prior": "vamp",
         "posterior_options": {"transforms": 2, "hidden": [6, 5]}, "prior_options": {"components": 7},
-        "init": objective["model"]["arguments"]["init"],
+        "missing": False, "init": objective["model"]["arguments"]["init"],
     }  # fmt: skip
     assert (objective["class"], objective["particles"]) == ("IWAE", 4)
     assert (config["data"]["binarize"], config["data"]["binarize_seed"]) == ("threshold", 6)

@@ -15,7 +15,7 @@ from lowerbound import runs
 from lowerbound.cli.options import Data, Device, OutFile, RunFolder, Seed, say
 from lowerbound.recipes import RECIPES
 
-__all__ = ["compare", "data", "encode", "evaluate", "recipes", "reconstruct", "report", "sample"]
+__all__ = ["compare", "data", "encode", "evaluate", "impute", "recipes", "reconstruct", "report", "sample"]
 
 # What `lowerbound data` lists: name, content, rows.
 _DATA = (
@@ -124,6 +124,29 @@ def reconstruct(
     _, outputs = runs.reconstruct(run, data, device=device)
     runs.write_rows(out, {"data": outputs})
     say(f"{len(outputs)} rows: {out}")
+
+
+def impute(
+    run: RunFolder,
+    data: Data,
+    out: OutFile,
+    particles: Annotated[int, typer.Option(help="Posterior draws a row.")] = 1000,
+    draws: Annotated[
+        int, typer.Option(help="Completions of each row, for multiple imputation: `draws` in a .npz.")
+    ] = 0,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Fill the gaps in the rows of DATA with their means given what is observed."""
+    if draws and out.suffix != ".npz":
+        raise typer.BadParameter(
+            f"--draws needs a .npz, which holds more than one array; got {out}.", param_hint="--out"
+        )
+    found = runs.impute(run, data, particles=particles, draws=draws, seed=seed, device=device)
+    runs.write_rows(out, {"data": found.mean, **({"draws": found.draws} if draws else {})})
+    say(f"{len(found.mean)} rows: {out}")
+    effective = found.particles
+    say(f"effective particles a row: median {effective.median():.0f}, smallest {effective.min():.0f} of {particles}")
 
 
 def recipes() -> None:

@@ -33,6 +33,7 @@ app.command("compare")(look.compare)
 app.command("sample")(look.sample)
 app.command("encode")(look.encode)
 app.command("reconstruct")(look.reconstruct)
+app.command("impute")(look.impute)
 app.command("recipes")(look.recipes)
 app.command("data")(look.data)
 

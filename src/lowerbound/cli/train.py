@@ -54,6 +54,9 @@ def train(
         typer.Option(metavar="NAME=VALUE", help="Its argument, such as components=500; may be repeated."),
     ] = None,
     binarize: Annotated[str | None, typer.Option(help="none, threshold, dynamic or static.")] = None,
+    missing: Annotated[
+        bool, typer.Option("--missing", help="Values may be missing: NaN in arrays, empty cells in tables.")
+    ] = False,
     particles: Annotated[int | None, typer.Option(help="Posterior draws a row.")] = None,
     gradient: Annotated[
         str | None, typer.Option(help="The estimator: sgvb, stl, dreg, reinforce, vargrad or vimco; for its objective.")
@@ -110,6 +113,7 @@ def train(
     chosen = library.RECIPES[choice("recipe", recipe, library.RECIPES)].changed(
         data=data,
         binarize=binarize,
+        missing=missing or None,
         likelihood=likelihood,
         likelihood_options={"scale": _scale(scale), "components": components},
         latent_dim=latent_dim,

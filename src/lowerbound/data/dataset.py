@@ -53,10 +53,11 @@ class Dataset:
         levels: How many equidistant levels the values had before binarisation, or None if they are continuous.
         binarize: One of the names above.
         seed: The seed of the binarisation that is drawn once.
+        missing: Whether values may be missing: a gap is NaN, and stays NaN whatever is done to the others.
 
     Raises:
-        DataError: if there is no row, no value in a row, a value that is not finite, a label too many or too few, or
-            a value outside [0, 1] that is to be binarised.
+        DataError: if there is no row, no value in a row, a value that is not finite (and no gap where there may be
+            gaps), a label too many or too few, or a value outside [0, 1] that is to be binarised.
         ArgumentError: if `binarize` is no known name.
 
     Example:
@@ -80,6 +81,7 @@ class Dataset:
         levels: int | None = None,
         binarize: str = "none",
         seed: int = 0,
+        missing: bool = False,
     ) -> None:
         self.name = name
         self.source = name if source is None else source
@@ -92,6 +94,7 @@ class Dataset:
         self.label_names = label_names
         self.binarize: Binarize = check(binarize)
         self.seed = seed
+        self.missing = missing
         self._stream = split  # names the noise of evaluation; a split keeps that of the whole
         self._index: Tensor | None = None  # which rows of the store these are, sorted; None means all
         self._record: dict[str, Any] = {}  # how this part was split off
@@ -239,16 +242,21 @@ class Dataset:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The smallest and the largest value, as evaluated."""
+        """The smallest and the largest value, as evaluated; gaps are left out."""
         return self._extent[:2]
 
     @property
     def binary(self) -> bool:
-        """Whether every value, as evaluated, is 0 or 1."""
+        """Whether every value, as evaluated, is 0 or 1, or a gap."""
         return self._extent[2]
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return the mean and the standard deviation of each value over the rows as evaluated, float32 ``event_shape``.
+
+        Gaps are left out: each value has its own rows.
+
+        Raises:
+            DataError: if a value is missing in every row.
 
         Example:
             >>> Dataset(torch.tensor([[1.0, 5.0], [3.0, 5.0]])).moments()
@@ -256,12 +264,19 @@ class Dataset:
         """
         if "moments" not in self._cache:
             pivot = self.rows([0])[0].double()  # sums of squares around a row lose no digits to a large mean
-            total, squares = torch.zeros_like(pivot), torch.zeros_like(pivot)
+            total, squares, gaps = (torch.zeros_like(pivot) for _ in range(3))
             for block in self._scan():
+                pivot = torch.where(pivot.isnan(), block.double().nanmean(0), pivot)  # as long as there were but gaps
                 distance = block.double() - pivot
-                total, squares = total + distance.sum(0), squares + distance.square().sum(0)
-            mean = total / len(self)
-            variance = (squares / len(self) - mean.square()).clamp(min=0)
+                total, squares = total + distance.nansum(0), squares + distance.square().nansum(0)
+                gaps += distance.isnan().sum(0)
+            count = len(self) - gaps
+            if not bool((count > 0).all()):
+                where = f"value {int((count == 0).flatten().nonzero()[0])} of {self.source}"
+                cure = "Leave the column out: nothing can be learned of it."
+                raise DataError(explain(where, expected="a row that holds it", got="gaps in all rows", cure=cure))
+            mean = total / count
+            variance = (squares / count - mean.square()).clamp(min=0)
             self._cache["moments"] = (mean + pivot).float().cpu(), variance.sqrt().float().cpu()
         moments: tuple[Tensor, Tensor] = self._cache["moments"]
         return moments
@@ -288,6 +303,7 @@ class Dataset:
             "levels": self.levels,
             "range": list(self.range),
             "sha256": self._sha256,
+            **({"missing": True} if self.missing else {}),
             **self._record,
         }
 
@@ -298,8 +314,10 @@ class Dataset:
         if "extent" not in self._cache:
             low, high, binary = float("inf"), float("-inf"), True
             for block in self._scan():
-                low, high = min(low, float(block.min())), max(high, float(block.max()))
-                binary = binary and bool(((block == 0) | (block == 1)).all())
+                seen = block[~block.isnan()] if self.missing else block
+                if seen.numel():
+                    low, high = min(low, float(seen.min())), max(high, float(seen.max()))
+                    binary = binary and bool(((seen == 0) | (seen == 1)).all())
             self._cache["extent"] = low, high, binary
         extent: tuple[float, float, bool] = self._cache["extent"]
         return extent
@@ -354,11 +372,11 @@ class Dataset:
     def _finished(self, stored: Tensor, rows: Tensor, key: int) -> Tensor:
         """Turn stored rows, which are changed, into rows as they are handed out."""
         x = self._scaled(stored)
-        if self.binarize == "threshold":
-            return threshold_(x)
-        if self.binarize in ("dynamic", "static"):
-            return bernoulli_(x, key=key, rows=rows)
-        return x
+        if self.binarize == "none":
+            return x
+        gaps = x.isnan() if self.missing else None
+        x = threshold_(x) if self.binarize == "threshold" else bernoulli_(x, key=key, rows=rows)
+        return x if gaps is None else x.masked_fill_(gaps, math.nan)
 
     def _scaled(self, stored: Tensor) -> Tensor:
         """Turn levels k into k / (levels - 1)."""
@@ -399,11 +417,15 @@ class Dataset:
         first = self._store.span(0, 1)
         if first.dtype == torch.uint8:
             return levels or (2 if self._store.boolean or self._at_most_one() else 256)
-        self._first_row_where(
-            lambda x: ~x.isfinite(),
-            "finite values",
-            "Repair the values, or leave out the rows that hold them.",
-        )
+        if self.missing:
+            self._first_row_where(torch.isinf, "finite values or NaN", "Repair the values; NaN stands for a gap.")
+        else:
+            self._first_row_where(
+                lambda x: ~x.isfinite(),
+                "finite values",
+                "Repair the values, leave out the rows that hold them, or let NaN stand for a gap by missing=True "
+                "(--missing).",
+            )
         return levels
 
     def _at_most_one(self) -> bool:

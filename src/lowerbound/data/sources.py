@@ -30,6 +30,7 @@ def load(
     seed: int = 0,
     test_fraction: float | None = None,
     labels: Any = None,
+    missing: bool = False,
 ) -> tuple[Dataset, Dataset]:
     """Load a built-in set, or a file or folder that is split at random.
 
@@ -50,6 +51,8 @@ def load(
         test_fraction: The share of rows in the test split, by default 0.2 of digits and 0.1 of a path. The mnist and
             four-points sets come split, and leave it unused.
         labels: Where the labels are, see the table; or the labels themselves, one for each row.
+        missing: Whether values may be missing: NaN in arrays, empty cells (and ``?``, ``NA``, ``null`` and the like)
+            in tables.
 
     Returns:
         The train and the test split.
@@ -70,13 +73,19 @@ def load(
         if labels is not None:
             cure = "Leave the argument away: the set has its labels."
             raise ArgumentError(explain("labels", expected=f"None for {name}", got="labels", cure=cure))
+        _refuse_gaps(name, missing)
         return _built_in(name, binarize, seed, test_fraction)
-    whole = _whole(name, binarize=binarize, seed=seed, labels=labels)
+    whole = _whole(name, binarize=binarize, seed=seed, labels=labels, missing=missing)
     return whole.split_off(0.1 if test_fraction is None else test_fraction, seed=seed, name="test")
 
 
 def load_all(
-    source: str | os.PathLike[str], *, binarize: str | None = None, seed: int = 0, labels: Any = None
+    source: str | os.PathLike[str],
+    *,
+    binarize: str | None = None,
+    seed: int = 0,
+    labels: Any = None,
+    missing: bool = False,
 ) -> Dataset:
     """Load every row of a path, in order; of a built-in set, its test split.
 
@@ -85,6 +94,7 @@ def load_all(
         binarize: As for `load`.
         seed: The seed of the binarisation.
         labels: As for `load`.
+        missing: As for `load`.
 
     Raises:
         DataError: if there is nothing at the path or its content cannot be used; the message names the place.
@@ -96,13 +106,21 @@ def load_all(
     """
     name = os.fspath(source)
     if name in SOURCES:
-        return load(name, binarize=binarize, seed=seed)[1]
-    return _whole(name, binarize=binarize, seed=seed, labels=labels)
+        return load(name, binarize=binarize, seed=seed, missing=missing)[1]
+    return _whole(name, binarize=binarize, seed=seed, labels=labels, missing=missing)
 
 
-def _whole(name: str, *, binarize: str | None, seed: int, labels: Any) -> Dataset:
+def _refuse_gaps(name: str, missing: bool) -> None:
+    if missing:
+        cure = "Leave the argument away: the set has no gaps."
+        raise ArgumentError(explain("missing", expected=f"False for {name}", got=missing, cure=cure))
+
+
+def _whole(name: str, *, binarize: str | None, seed: int, labels: Any, missing: bool) -> Dataset:
     """Read a path."""
-    table = _reader(name)(Path(name).expanduser(), labels)
+    read = _reader(name)
+    gaps = {"missing": missing} if read in (read_csv, read_parquet) else {}  # arrays say what is missing themselves
+    table = read(Path(name).expanduser(), labels, **gaps)
     numbers, names = (None, None) if table.labels is None else encode_labels(table.labels, source=name)
     return Dataset(
         table.rows,
@@ -113,6 +131,7 @@ def _whole(name: str, *, binarize: str | None, seed: int, labels: Any) -> Datase
         levels=table.levels,
         binarize=binarize or "none",
         seed=seed,
+        missing=missing,
     )
 
 

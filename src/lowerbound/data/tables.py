@@ -18,8 +18,11 @@ from lowerbound.data.table import Table
 
 __all__ = ["read_csv", "read_parquet"]
 
+_GAPS = {"", "?", "na", "n/a", "nan", "none", "null"}  # cells, in small letters, that stand for a missing value
+_ALLOW = "or let it be a gap by missing=True (--missing)"
 
-def read_csv(path: Path, labels: Any) -> Table:
+
+def read_csv(path: Path, labels: Any, *, missing: bool = False) -> Table:
     """Read a table of numbers separated by commas.
 
     The first line is a header if none of its cells is a number, or if one of them is the name of the labels.
@@ -28,13 +31,14 @@ def read_csv(path: Path, labels: Any) -> Table:
         path: The file, in UTF-8.
         labels: The name of the column of labels, or the labels themselves, or None, which means a column named
             ``label`` or ``labels`` if there is one.
+        missing: Whether cells may be empty, or hold ``?``, ``NA``, ``nan``, ``none`` or ``null``: gaps, which are NaN.
 
     Returns:
         The other columns as rows, shape ``[n, columns]``, and the labels.
 
     Raises:
-        DataError: if a cell is empty or no finite number, or a line has more or fewer cells than the first; the
-            message names the line and the column.
+        DataError: if a cell is empty or no finite number (and no gap where there may be gaps), or a line has more or
+            fewer cells than the first; the message names the line and the column.
     """
     values, kept = array("f"), []
     names: list[str] | None = None
@@ -58,7 +62,8 @@ def read_csv(path: Path, labels: Any) -> Table:
                     raise DataError(_at(path, lines.line_num, f"{width} cells", f"{len(cells)} cells", cure))
                 if place >= 0:
                     kept.append(cells.pop(place).strip())
-                _append(values, cells, [path, lines.line_num, names, place])
+                gaps = [missing and cell.strip().lower() in _GAPS for cell in cells]
+                _append(values, cells, gaps, [path, lines.line_num, names, place])
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         cure = "Save it as text in UTF-8 with commas."
         raise DataError(explain(str(path), expected="a CSV file", got=error, cure=cure)) from error
@@ -69,19 +74,20 @@ def read_csv(path: Path, labels: Any) -> Table:
     return Table(torch.tensor(values).reshape(-1, columns), kept if place >= 0 else _given(labels))
 
 
-def read_parquet(path: Path, labels: Any) -> Table:
+def read_parquet(path: Path, labels: Any, *, missing: bool = False) -> Table:
     """Read a table of numeric columns from a Parquet file; needs pyarrow.
 
     Args:
         path: The file.
         labels: As in `read_csv`.
+        missing: Whether nulls are gaps, which are NaN.
 
     Returns:
         The other columns as rows, shape ``[n, columns]``, and the labels.
 
     Raises:
-        DataError: if pyarrow is missing, the file is damaged, or a column holds text, a gap or a value that is not
-            finite.
+        DataError: if pyarrow is missing, the file is damaged, or a column holds text, a value that is not finite, or
+            a gap where there may be none.
     """
     try:
         import pyarrow as pa
@@ -99,9 +105,9 @@ def read_parquet(path: Path, labels: Any) -> Table:
     columns = []
     for position, name in enumerate(names):
         column = table.column(position)
-        if column.null_count:
+        if column.null_count and (position == place or not missing):
             row = next(i for i, gap in enumerate(column.is_null().to_pylist()) if gap)
-            cure = "Fill the gap or drop the row."
+            cure = "Fill the gap, drop the row" + (f", {_ALLOW}." if position != place else ".")
             raise DataError(explain(f"{path}, row {row}, column {name!r}", expected="a value", got="a gap", cure=cure))
         if position == place:
             continue
@@ -109,6 +115,8 @@ def read_parquet(path: Path, labels: Any) -> Table:
         if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
             cure = "Drop the column, or name it as labels=..."
             raise DataError(explain(f"{path}, column {name!r}", expected="numbers", got=f"type {kind}", cure=cure))
+        if column.null_count:
+            column = column.cast(pa.float64())  # nulls of any type become NaN then
         columns.append(np.asarray(column.to_numpy()).astype(np.float32))
     if not columns:
         cure = "Give at least one column of numbers."
@@ -155,24 +163,32 @@ def _label_column(names: Sequence[str] | None, labels: Any, path: Path) -> int:
     return -1
 
 
-def _append(values: array[float], cells: Sequence[str], where: Sequence[Any]) -> None:
-    """Add one line of cells to the values, or raise the error that names the cell at fault."""
+def _append(values: array[float], cells: Sequence[str], gaps: Sequence[bool], where: Sequence[Any]) -> None:
+    """Add one line of cells to the values, gaps as NaN, or raise the error that names the cell at fault."""
     try:
-        row = [float(cell) for cell in cells]
+        row = [0.0 if gap else float(cell) for cell, gap in zip(cells, gaps, strict=True)]
     except ValueError:
         row = [math.nan]
     if not math.isfinite(sum(row)) and not all(map(math.isfinite, row)):  # the sum alone tells of most rows
-        _blame(cells, *where)
-    values.extend(row)
+        _blame(cells, gaps, *where)
+    values.extend([math.nan if gap else value for value, gap in zip(row, gaps, strict=True)] if any(gaps) else row)
 
 
-def _blame(cells: Sequence[str], path: Path, line: int, names: Sequence[str] | None, place: int) -> NoReturn:
-    """Raise the error that names the first cell which is no finite number."""
-    at, cell = next((i, c) for i, c in enumerate(cells) if not _is_number(c) or not math.isfinite(float(c)))
+def _blame(
+    cells: Sequence[str], gaps: Sequence[bool], path: Path, line: int, names: Sequence[str] | None, place: int
+) -> NoReturn:
+    """Raise the error that names the first cell which is neither a finite number nor a gap."""
+    at, cell = next(
+        (i, c)
+        for i, (c, gap) in enumerate(zip(cells, gaps, strict=True))
+        if not gap and not (_is_number(c) and math.isfinite(float(c)))
+    )
     column = at + (0 <= place <= at)
     what = f"column {names[column]!r}" if names else f"column {column + 1}"
     got = repr(cell) if cell.strip() else "an empty cell"
     cure = "Repair the cell or drop the line; a column of labels is called 'label' or named as labels=..."
+    if cell.strip().lower() in _GAPS:
+        cure = f"Fill the gap, drop the line, {_ALLOW}."
     raise DataError(_at(path, line, "a finite number", got, cure, what))
 
 

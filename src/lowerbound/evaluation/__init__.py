@@ -4,6 +4,7 @@ from lowerbound.evaluation.critic import calibration_error, judge_critic, refit_
 from lowerbound.evaluation.evaluate import evaluate
 from lowerbound.evaluation.fitted import fitted_gaussian
 from lowerbound.evaluation.gallery import Gallery, gallery
+from lowerbound.evaluation.impute import Imputation, impute
 from lowerbound.evaluation.latents import latent_summary
 from lowerbound.evaluation.measures import MEASURES
 from lowerbound.evaluation.quadrature import quadrature
@@ -12,11 +13,13 @@ from lowerbound.evaluation.scores import Scores
 __all__ = [
     "MEASURES",
     "Gallery",
+    "Imputation",
     "Scores",
     "calibration_error",
     "evaluate",
     "fitted_gaussian",
     "gallery",
+    "impute",
     "judge_critic",
     "latent_summary",
     "quadrature",

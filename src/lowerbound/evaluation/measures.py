@@ -126,6 +126,11 @@ def _is(job: Job) -> Found:
 def _quadrature(job: Job) -> Found:
     value, change, done = np.empty(job.n), 0.0, 0
     for x in job.batches():
+        inputs = job.model.programs(x).model.inputs
+        if not inputs or not isinstance(inputs[0], int):
+            cure = "Measure iwae-K or is-K instead."
+            expected = "a generator of so many rows, which all have the same p(x | z)"
+            raise ArgumentError(explain("measure 'quadrature'", expected=expected, got="one with inputs", cure=cure))
         log_p, moved = quadrature(job.model.generator, x)
         value[done : done + len(x)] = log_p.cpu()
         change = max(change, float(moved.max()))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lowerbound.core.errors import ArgumentError, explain
 from lowerbound.core.random import seeded
+from lowerbound.net import masked_log_prob
 
 __all__ = ["quadrature"]
 
@@ -34,7 +35,7 @@ def quadrature(generator: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         generator: A program of n rows whose only random nodes are one latent of one or two numbers, and ``x``.
-        x: Rows, shape ``[B, *event_shape]``.
+        x: Rows, shape ``[B, *event_shape]``; where they have gaps, NaN, log p is that of the values which are there.
 
     Returns:
         The values and the changes, float64 ``[B]``, in nats.
@@ -81,6 +82,8 @@ def _sum(program: Any, prior: Any, name: str, x: Tensor, nodes_a_side: int) -> t
     fine_sum = torch.full((len(rows),), -math.inf, dtype=torch.float64, device=x.device)
     coarse_sum, edge_sum, mass = fine_sum.clone(), fine_sum.clone(), 0.0
     edge = (unit.abs() == _SPREADS).any(1)
+    seen = ~rows.isnan()
+    whole = bool(seen.all())
     parts = ((loc + scale * unit).split(chunk), coarse.split(chunk), edge.split(chunk))
     for nodes, kept, outermost in zip(*parts, strict=True):
         z = nodes.to(draws.dtype if prior[name].dtype == torch.float64 else torch.float32)
@@ -88,7 +91,8 @@ def _sum(program: Any, prior: Any, name: str, x: Tensor, nodes_a_side: int) -> t
         trace = program.run(given, particles=len(z), batch=(1,))
         log_prior = trace.log_prob(name).double().squeeze(-1)
         distribution: Any = trace.node("x").distribution
-        log_terms = distribution.log_prob(rows).double().squeeze(-1) + log_prior
+        log_likelihood = distribution.log_prob(rows) if whole else masked_log_prob("x", distribution, rows, seen)
+        log_terms = log_likelihood.double().squeeze(-1) + log_prior
         mass += float(log_prior.exp().sum())
         fine_sum = torch.logaddexp(fine_sum, log_terms.logsumexp(1))
         if bool(kept.any()):

@@ -84,16 +84,22 @@ class EncoderProgram(BayesianNet):
             `Implicit` one makes the node implicit.
         event_shape: The shape of one row.
         see: What the encoder is to see of rows and of their mean; None for themselves.
+        missing: Whether rows may have gaps, NaN; the encoder sees the mean in their place.
     """
 
     center: Tensor
     spread: Tensor
 
     def __init__(
-        self, encoder: nn.Module, event_shape: tuple[int, ...], *, see: Callable[[Tensor], Tensor] | None = None
+        self,
+        encoder: nn.Module,
+        event_shape: tuple[int, ...],
+        *,
+        see: Callable[[Tensor], Tensor] | None = None,
+        missing: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder, self.see = encoder, see
+        self.encoder, self.see, self.missing = encoder, see, missing
         self.register_buffer("center", torch.zeros(event_shape))
         self.register_buffer("spread", torch.ones(event_shape))
 
@@ -117,7 +123,8 @@ class EncoderProgram(BayesianNet):
             cure = "The first axis counts rows; reshape each row to the event shape of the model."
             raise ShapeError(explain("x", expected=expected, got=tuple(x.shape), cure=cure))
         seen = x - self.center if self.see is None else self.see(x) - self.see(self.center)
-        q: Distribution = self.encoder(seen / self.spread)
+        standard = seen / self.spread
+        q: Distribution = self.encoder(torch.where(x.isnan(), 0.0, standard) if self.missing else standard)
         return q
 
 
@@ -134,13 +141,16 @@ class DecoderProgram(BayesianNet):
         super().__init__()
         self.prior, self.decoder, self.likelihood = prior, decoder, likelihood
 
-    def forward(self, bn: Trace, n: int) -> None:
-        """Draw the nodes ``z``, shape ``[n, latent_dim]``, and ``x``, shape ``[n, *event_shape]``, for n rows."""
+    def forward(self, bn: Trace, n: int, mask: Tensor | None = None) -> None:
+        """Draw the nodes ``z``, shape ``[n, latent_dim]``, and ``x``, shape ``[n, *event_shape]``, for n rows.
+
+        Where `mask`, of the shape of ``x``, is False, x is not observed.
+        """
         p_z: Distribution = self.prior()
         z = bn.sample("z", p_z.expand(torch.Size([n])))
         p_x = self.likelihood(self.decoder(z))
         bn.deterministic("x_mean", p_x.mean)
-        bn.sample("x", p_x)
+        bn.sample("x", p_x, mask=mask)
 
 
 class EncoderDecoder(LatentVariableModel):
@@ -156,6 +166,7 @@ class EncoderDecoder(LatentVariableModel):
         likelihood: From the decoder's output to p(x | z).
         prior: The name of p(z), as in `lowerbound.nn.make_prior`.
         prior_options: Its arguments.
+        missing: Whether rows may have gaps, NaN: their likelihood is that of the values which are there.
     """
 
     generator: DecoderProgram
@@ -171,13 +182,25 @@ class EncoderDecoder(LatentVariableModel):
         likelihood: Likelihood,
         prior: str = "standard",
         prior_options: Mapping[str, Any] | None = None,
+        missing: bool = False,
     ) -> None:
         shape = check_event_shape(event_shape)
         positive_int("latent_dim", latent_dim)
-        posterior = EncoderProgram(encoder, shape, see=likelihood.see)
+        posterior = EncoderProgram(encoder, shape, see=likelihood.see, missing=missing)
         p_z = make_prior(prior, latent_dim, event_shape=shape, posterior=posterior, options=prior_options)
         super().__init__(DecoderProgram(p_z, decoder, likelihood), posterior)
         self.event_shape, self.latent_dim = shape, latent_dim
+
+    @property
+    def missing(self) -> bool:
+        """Whether rows may have gaps, NaN."""
+        return self.posterior.missing
+
+    def programs(self, x: Tensor) -> Programs:
+        """Return both programs, bound to a batch ``[B, *event_shape]``; gaps, if there may be some, are masked."""
+        if not self.missing:
+            return super().programs(x)
+        return Programs(self.generator.bind(len(x), ~x.isnan()), {"x": x}, self.posterior.bind(x))
 
     def encode(self, x: Tensor) -> Distribution:
         """Return q(z | x), batch shape ``[B]`` and event shape ``[latent_dim]``, for rows ``[B, *event_shape]``.

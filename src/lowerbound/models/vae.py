@@ -32,6 +32,8 @@ class VAE(EncoderDecoder):
         prior: The name of p(z), as in `lowerbound.nn.make_prior`, such as ``"standard"`` or ``"vamp"``.
         prior_options: Its arguments, such as ``{"components": 500}``.
         init: How the weights start, as in `lowerbound.nn.initialize`.
+        missing: Whether rows may have gaps, NaN: the encoder sees the mean in their place, and the likelihood is that
+            of the values which are there (Mattei and Frellsen, MIWAE, 2019).
 
     Raises:
         ArgumentError: if a size is not positive or a name is unknown.
@@ -59,6 +61,7 @@ class VAE(EncoderDecoder):
         prior: str = "standard",
         prior_options: Mapping[str, Any] | None = None,
         init: str = "glorot",
+        missing: bool = False,
     ) -> None:
         shape, options = check_event_shape(event_shape), dict(likelihood_options or {})
         positive_int("latent_dim", latent_dim)
@@ -73,6 +76,7 @@ class VAE(EncoderDecoder):
             likelihood=p_x,
             prior=prior,
             prior_options=prior_options,
+            missing=missing,
         )
         self._arguments = {
             "event_shape": list(shape),
@@ -86,6 +90,7 @@ class VAE(EncoderDecoder):
             "prior": prior,
             "prior_options": dict(prior_options or {}),
             "init": init,
+            "missing": missing,
         }
 
     def describe(self) -> dict[str, Any]:

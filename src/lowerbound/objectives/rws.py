@@ -158,12 +158,13 @@ class RWS(BoundObjective):
     def sleep(self, x: Tensor, latents: list[str]) -> Tensor:
         """Return the posterior's cost on rows that the model dreams in the place of `x`, shape ``[B]``.
 
-        It is minus log q at the dreamt latents.
+        It is minus log q at the dreamt latents. Gaps of `x`, NaN, stay gaps.
         """
         with torch.no_grad():
             dream = self.model.programs(x).model.run()
         values = {name: dream[name] for name in latents}
-        cost: Tensor = -self.model.programs(dream["x"]).posterior.run(values).log_joint(latents)
+        rows = torch.where(x.isnan(), x, dream["x"])
+        cost: Tensor = -self.model.programs(rows).posterior.run(values).log_joint(latents)
         return cost
 
     def describe(self) -> dict[str, Any]:

@@ -191,7 +191,7 @@ def reconstructions(gallery: Gallery) -> Figure:
     flat = [rows.reshape(len(rows), -1) for rows in (inputs, outputs)]
     figure = new_figure(min(max(4.5, 2 + 0.5 * flat[0].shape[1]), 7.5), 3.4)
     left, right = figure.subplots(1, 2, sharey=True)
-    left.set_title("input")
+    left.set_title("input (white: missing)" if np.isnan(flat[0]).any() else "input")
     right.set_title("reconstruction")
     left.set_ylabel("row of data")
     heat_map(figure, [left, right], flat, low, high)
