@@ -118,7 +118,13 @@ OBJECTIVES = {
 }
 
 
-@pytest.mark.parametrize("make", [vae, conv], ids=["VAE", "ConvVAE"])
+def layered(**arguments) -> lb.models.HierarchicalVAE:
+    torch.manual_seed(0)
+    sizes = {"event_shape": (D,), "latent_dim": 3, "above": (2,), "hidden": (8,), "between": (4,)}
+    return lb.models.HierarchicalVAE(**sizes, **DOUBLE, **arguments).double()
+
+
+@pytest.mark.parametrize("make", [vae, conv, layered], ids=["VAE", "ConvVAE", "HierarchicalVAE"])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_objective_takes_gaps(name, make):
     """Gradients are finite, and the same whatever would stand in the gaps."""

@@ -48,6 +48,7 @@ class HierarchicalVAE(EncoderDecoder):
         likelihood: A name of `lowerbound.nn.likelihoods.LIKELIHOODS`, such as ``"bernoulli"`` or ``"gaussian"``.
         likelihood_options: Its arguments, such as ``{"scale": "per-dimension"}`` or ``{"levels": 17}``.
         init: How the weights start, as in `lowerbound.nn.initialize`.
+        missing: Whether rows may have gaps, NaN, as in `VAE`.
 
     Raises:
         ArgumentError: if a size is not positive or a name is unknown.
@@ -77,6 +78,7 @@ class HierarchicalVAE(EncoderDecoder):
         likelihood: str = "bernoulli",
         likelihood_options: Mapping[str, Any] | None = None,
         init: str = "glorot",
+        missing: bool = False,
     ) -> None:
         shape, options = check_event_shape(event_shape), dict(likelihood_options or {})
         positive_int("latent_dim", latent_dim)
@@ -103,7 +105,7 @@ class HierarchicalVAE(EncoderDecoder):
         super().__init__(event_shape=shape, latent_dim=latent_dim, encoder=encoder, decoder=decoder, likelihood=chosen)
         upward = [link(below, size, between) for below, size in pairwise(sizes)]
         downward = [link(size, below, list(reversed(between))) for below, size in pairwise(sizes)]
-        self.posterior = _Upward(encoder, shape, upward, chosen)
+        self.posterior = _Upward(encoder, shape, upward, see=chosen.see, missing=missing)
         top = _Coins(sizes[-1]) if binary else StandardNormal(sizes[-1])
         self.generator = _Downward(top, decoder, chosen, downward)
         self._arguments = {
@@ -117,6 +119,7 @@ class HierarchicalVAE(EncoderDecoder):
             "likelihood": likelihood,
             "likelihood_options": options,
             "init": init,
+            "missing": missing,
         }
 
     def standardize(self, center: Tensor, spread: Tensor) -> None:
@@ -137,9 +140,9 @@ class _Upward(EncoderProgram):
     """The posterior, from x to the top: an encoder for ``z1``, and for every further layer a network of the last."""
 
     def __init__(
-        self, encoder: nn.Module, event_shape: tuple[int, ...], links: Sequence[nn.Module], likelihood: Likelihood
+        self, encoder: nn.Module, event_shape: tuple[int, ...], links: Sequence[nn.Module], **options: Any
     ) -> None:
-        super().__init__(encoder, event_shape, see=likelihood.see)
+        super().__init__(encoder, event_shape, **options)
         self.links = nn.ModuleList(links)
 
     def forward(self, bn: Trace, x: Tensor) -> None:
@@ -156,15 +159,15 @@ class _Downward(DecoderProgram):
         super().__init__(prior, decoder, likelihood)
         self.links = nn.ModuleList(links)  # links[0] ends in z1
 
-    def forward(self, bn: Trace, n: int) -> None:
-        """Draw the latents from the top to ``z1``, and ``x``, for n rows."""
+    def forward(self, bn: Trace, n: int, mask: Tensor | None = None) -> None:
+        """Draw the latents from the top to ``z1``, and ``x``, for n rows; where `mask` is False, x is not observed."""
         p_z: Distribution = self.prior()
         z = bn.sample(f"z{len(self.links) + 1}", p_z.expand(torch.Size([n])))
         for layer in range(len(self.links), 0, -1):
             z = bn.sample(f"z{layer}", self.links[layer - 1](z))
         p_x = self.likelihood(self.decoder(z))
         bn.deterministic("x_mean", p_x.mean)
-        bn.sample("x", p_x)
+        bn.sample("x", p_x, mask=mask)
 
 
 class _Coins(Prior):
