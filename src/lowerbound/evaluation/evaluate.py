@@ -100,7 +100,7 @@ def evaluate(
                     found[name] = RUN[kind][1](Job(module, batches, n, particles, objective, seed))
             _check_finite({name: one.rows["value"] for name, one in found.items()})
             summary, arrays = _look(module, data, n, seed)
-            log_p = _log_p(module, seed)
+            log_p = _log_p(module, data, seed)
     finally:
         for part, training in modes:
             part.training = training
@@ -169,12 +169,15 @@ def _with_bar(batches: Iterator[Tensor], rows: int, name: str | None) -> Iterato
             bar.advance(task, len(x))
 
 
-def _log_p(model: Any, seed: int) -> str | None:
-    """Return whether log p(x) is of a probability or a density, None if its distribution does not tell."""
+def _log_p(model: Any, data: Data, seed: int) -> str | None:
+    """Return whether log p(x) is of a probability or a density, None if its distributions do not tell."""
+    x = next(iter(data.evaluation_batches(1, limit=1))).to(next(model.parameters()).device)
+    programs = model.programs(x)
     with seeded(seed, "log p"):
-        node = model.generator.bind(1).observe().node("x")
+        trace = programs.model.observe()
     try:
-        return "probability" if node.distribution.support.is_discrete else "density"
+        discrete = [trace.node(name).distribution.support.is_discrete for name in programs.observed]
+        return "probability" if all(discrete) else "density"
     except (AttributeError, NotImplementedError):
         return None
 
