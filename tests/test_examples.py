@@ -15,6 +15,7 @@ EXPECTED = {
     "sigmoid_belief_net.py": (["curves.png", "samples.png"], "reweighted wake-sleep: elbo -"),
     "semi_supervised.py": (["analogies.png"], "100 labels, seed 0: test error "),
     "zhusuan_tutorial.py": (["vae.epoch.3.png"], r"Test log p(x) >= "),
+    "vae_flows.py": (["posteriors.png"], "spline (NSF) "),
     "vae_notebook.py": (["003.png"], "test iwae-100: "),
     "avb_four_points.py": (["training_curve.png", "latent_scatter.png"], "training estimate, no bound"),
     "conv_vae.py": (["latent_scatter.png", "manifold.png"], "Epoch: 03, Test set VLB: "),

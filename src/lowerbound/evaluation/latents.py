@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import Distribution, Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
 from lowerbound.core.random import seeded
 
@@ -42,7 +42,7 @@ def unit_kl(q: Distribution) -> Tensor | None:
         q: The posterior, batch shape ``[B]`` and event shape ``[latent_dim]``.
     """
     diagonal = isinstance(q, Independent) and isinstance(q.base_dist, Normal)
-    if not diagonal and not isinstance(q, MultivariateNormal):
+    if not diagonal and not isinstance(q, (MultivariateNormal, LowRankMultivariateNormal)):
         return None
     variance = q.variance
     return 0.5 * (q.mean.square() + variance - 1 - variance.log())
