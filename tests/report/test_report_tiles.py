@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lowerbound.report.tiles import columns_for, is_image, mosaic, pixels, value_range
+from lowerbound.report.tiles import coloured, columns_for, is_image, mosaic, pixels, value_range
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,29 @@ def test_range_is_zero_to_one_inside_it_and_robust_outside():
 def test_columns_leave_no_row_empty(n, height, width):
     columns = columns_for(n, height, width)
     assert 1 <= columns <= n
+
+
+def test_columns_with_units_of_their_own_are_shown_in_them():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(5.0, 1.0, size=(40, 3)) * [1.0, 0.01, 300.0]
+    found = coloured(rows, rows, rows[:2])
+    assert (found.low, found.high) == (-2.5, 2.5)
+    np.testing.assert_allclose(found.tables[0].std(axis=0), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(found.tables[0].mean(axis=0), 0.0, atol=1e-5)
+    np.testing.assert_array_equal(found.tables[1], found.tables[0][:2])
+    assert "standard deviations" in found.unit
+
+
+def test_columns_of_one_unit_are_shown_as_they_are():
+    rows = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+    found = coloured(rows, rows)
+    np.testing.assert_array_equal(found.tables[0], rows)
+    assert (found.low, found.high, found.unit) == (0.0, 1.0, "value")
+
+
+def test_gaps_and_constant_columns_do_not_spoil_the_scale():
+    rows = np.array([[np.nan, 1.0, 4.0, 0.0], [np.nan, 100.0, 4.0, 1.0], [np.nan, np.nan, 4.0, 2.0]])
+    found = coloured(rows, rows).tables[0]
+    np.testing.assert_allclose(found[:2, 1], [-1.0, 1.0])
+    np.testing.assert_allclose(found[:, 2], 0.0)
+    assert np.isfinite(found[:, 3]).all()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.report.style import new_figure
+from lowerbound.report.tiles import Coloured
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,15 +45,21 @@ def bare(axes: Axes) -> None:
     axes.tick_params(length=0)
 
 
-def heat_map(figure: Figure, all_axes: Sequence[Axes], tables: Sequence[Array], low: float, high: float) -> None:
+def heat_map(figure: Figure, all_axes: Sequence[Axes], shown: Coloured) -> None:
     """Draw tables ``[rows, features]`` side by side on one colour scale."""
     from matplotlib.ticker import MaxNLocator
 
-    for axes, table in zip(all_axes, tables, strict=True):
+    for axes, table in zip(all_axes, shown.tables, strict=True):
         n, features = table.shape
         extent = (0.5, features + 0.5, n + 0.5, 0.5)
         image = axes.imshow(
-            table, cmap="viridis", vmin=low, vmax=high, aspect="auto", interpolation="nearest", extent=extent
+            table,
+            cmap="viridis",
+            vmin=shown.low,
+            vmax=shown.high,
+            aspect="auto",
+            interpolation="nearest",
+            extent=extent,
         )
         axes.set_xlabel("feature")
         for axis, count in ((axes.xaxis, features), (axes.yaxis, n)):
@@ -61,7 +68,7 @@ def heat_map(figure: Figure, all_axes: Sequence[Axes], tables: Sequence[Array], 
             else:
                 axis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         bare(axes)
-    colour_bar(figure, image, list(all_axes), "value")
+    colour_bar(figure, image, list(all_axes), shown.unit)
 
 
 def colour_bar(figure: Figure, image: Any, all_axes: list[Axes], label: str) -> None:

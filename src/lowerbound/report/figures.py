@@ -27,7 +27,7 @@ from lowerbound.report.drawing import (
 )
 from lowerbound.report.style import ACCENT, GREY, MAIN, new_figure, palette, styled
 from lowerbound.report.tables import measure_name
-from lowerbound.report.tiles import columns_for, is_image, mosaic, pixels, value_range
+from lowerbound.report.tiles import Coloured, coloured, columns_for, is_image, mosaic, pixels, value_range
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -165,12 +165,13 @@ def samples(gallery: Gallery) -> Figure:
         figure, axes = picture(mosaic(tiles, columns, gap(tiles)), title, low, high)
         axes.set_axis_off()
         return figure
-    flat = rows.reshape(len(rows), -1)
-    figure = new_figure(min(max(3.5, 1.5 + 0.3 * flat.shape[1]), 5), 4.4)
+    shown = coloured(rows if gallery.inputs is None else gallery.inputs, rows)
+    features = shown.tables[0].shape[1]
+    figure = new_figure(min(max(3.5, 1.5 + 0.3 * features), 5), 4.4)
     axes = figure.add_subplot()
-    axes.set_title(title if flat.shape[1] > 15 else "samples: mean of p(x | z)")
+    axes.set_title(title if features > 15 else "samples: mean of p(x | z)")
     axes.set_ylabel("sample")
-    heat_map(figure, [axes], [flat], low, high)
+    heat_map(figure, [axes], shown)
     return figure
 
 
@@ -188,13 +189,13 @@ def reconstructions(gallery: Gallery) -> Figure:
     low, high = value_range(inputs)
     if is_image(gallery.event_shape):
         return _image_pairs(pixels(inputs, low, high), pixels(outputs, low, high), low, high)
-    flat = [rows.reshape(len(rows), -1) for rows in (inputs, outputs)]
-    figure = new_figure(min(max(4.5, 2 + 0.5 * flat[0].shape[1]), 7.5), 3.4)
+    shown = coloured(inputs, inputs, outputs)
+    figure = new_figure(min(max(4.5, 2 + 0.5 * shown.tables[0].shape[1]), 7.5), 3.4)
     left, right = figure.subplots(1, 2, sharey=True)
     left.set_title("input (white: missing)" if np.isnan(flat[0]).any() else "input")
     right.set_title("reconstruction")
     left.set_ylabel("row of data")
-    heat_map(figure, [left, right], flat, low, high)
+    heat_map(figure, [left, right], shown)
     return figure
 
 
@@ -293,7 +294,9 @@ def manifold(gallery: Gallery) -> Figure:
     grid = _need(gallery, "manifold")
     rows, columns = grid.shape[:2]
     if not is_image(gallery.event_shape):
-        return _feature_maps(grid.reshape(rows, columns, -1))
+        points = grid.reshape(rows * columns, -1)
+        shown = coloured(points if gallery.inputs is None else gallery.inputs, points)
+        return _feature_maps(shown.tables[0].reshape(rows, columns, -1), shown)
     low, high = value_range(grid if gallery.inputs is None else gallery.inputs)
     upwards = grid[::-1].reshape(rows * columns, *grid.shape[2:])
     tiles = pixels(upwards, low, high)
@@ -307,17 +310,16 @@ def manifold(gallery: Gallery) -> Figure:
     return figure
 
 
-def _feature_maps(grid: Array) -> Figure:
+def _feature_maps(grid: Array, scale: Coloured) -> Figure:
     """Draw one map over the latent plane for each of the first 16 features; `grid` is ``[rows, columns, features]``."""
     rows, columns, features = grid.shape
     shown = min(features, 16)
     across = min(shown, 4)
     down = math.ceil(shown / across)
     figure = new_figure(1.2 + 1.7 * across, 0.9 + 1.75 * down, picture=True)
-    low, high = value_range(grid)
     all_axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
     for feature, axes in enumerate(all_axes[:shown]):
-        image = axes.imshow(grid[..., feature], origin="lower", vmin=low, vmax=high, cmap="viridis")
+        image = axes.imshow(grid[..., feature], origin="lower", vmin=scale.low, vmax=scale.high, cmap="viridis")
         axes.set_title(f"feature {feature + 1}", fontsize=8)
         quantile_ticks(axes, "x", np.arange(columns), count=4)
         quantile_ticks(axes, "y", np.arange(rows), count=4)
@@ -325,7 +327,8 @@ def _feature_maps(grid: Array) -> Figure:
         axes.tick_params(labelsize=7)
     for axes in all_axes[shown:]:
         axes.set_axis_off()
-    label = "mean of p(x | z)" + (f", first {shown} of {features} features" if features > shown else "")
+    label = "mean of p(x | z)" + ("" if scale.unit == "value" else f",\n{scale.unit}")
+    label += f", first {shown} of {features} features" if features > shown else ""
     colour_bar(figure, image, list(all_axes), label)
     return figure
 

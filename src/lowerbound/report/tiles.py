@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["columns_for", "is_image", "mosaic", "pixels", "value_range"]
+__all__ = ["Coloured", "coloured", "columns_for", "is_image", "mosaic", "pixels", "value_range"]
 
 Array = NDArray[np.float32]
 
@@ -40,6 +41,46 @@ def value_range(values: Array) -> tuple[float, float]:
         return 0.0, 1.0
     low, high = (float(q) for q in np.quantile(finite, [0.005, 0.995]))
     return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+@dataclass(frozen=True)
+class Coloured:
+    """Tables as they are drawn on one colour scale.
+
+    Attributes:
+        tables: Each ``[rows, features]``.
+        low: The value at the lower end of the scale.
+        high: The value at its upper end.
+        unit: What the scale counts.
+    """
+
+    tables: tuple[Array, ...]
+    low: float
+    high: float
+    unit: str
+
+
+def coloured(reference: Array, *tables: Array) -> Coloured:
+    """Return tables for one colour scale; columns of widely different spreads are shown in units of their own.
+
+    Args:
+        reference: The rows of data that fix the scale, ``[n, *event_shape]``.
+        tables: Rows to draw, ``[rows, *event_shape]``.
+
+    Example:
+        >>> data = np.array([[0.0, 0.0], [2.0, 2000.0]])
+        >>> coloured(data, data).tables[0].tolist(), coloured(data, data).unit
+        ([[-1.0, -1.0], [1.0, 1.0]], "standard deviations from the column's mean")
+    """
+    flat = [table.reshape(len(table), -1) for table in tables]
+    known = np.ma.masked_invalid(reference.reshape(len(reference), -1).astype(float))
+    center, spread = np.ma.filled(known.mean(axis=0), 0.0), np.ma.filled(known.std(axis=0), 0.0)
+    moving = spread[spread > 0]
+    if len(moving) < 2 or moving.max() < 10 * moving.min():
+        return Coloured(tuple(flat), *value_range(reference), "value")
+    spread = np.where(spread > 0, spread, 1.0)
+    shown = tuple(((table - center) / spread).astype(np.float32) for table in flat)
+    return Coloured(shown, -2.5, 2.5, "standard deviations from the column's mean")
 
 
 def pixels(rows: Array, low: float, high: float) -> Array:
