@@ -192,7 +192,7 @@ def reconstructions(gallery: Gallery) -> Figure:
     shown = coloured(inputs, inputs, outputs)
     figure = new_figure(min(max(4.5, 2 + 0.5 * shown.tables[0].shape[1]), 7.5), 3.4)
     left, right = figure.subplots(1, 2, sharey=True)
-    left.set_title("input (white: missing)" if np.isnan(flat[0]).any() else "input")
+    left.set_title("input (white: missing)" if np.isnan(inputs).any() else "input")
     right.set_title("reconstruction")
     left.set_ylabel("row of data")
     heat_map(figure, [left, right], shown)
