@@ -301,7 +301,7 @@ def _check_counts(rows: sources.Dataset, name: str) -> None:
     """Raise an error that names the first row which holds something else than counts."""
     done = 0
     for x in rows.evaluation_batches(10_000):
-        bad = (x < 0) | (x != x.round())
+        bad = ((x < 0) | (x != x.round())) & ~x.isnan()
         if bad.any():
             row = int(bad.flatten(1).any(1).nonzero()[0])
             got = f"{float(x[row][bad[row]][0]):g} in row {done + row}"

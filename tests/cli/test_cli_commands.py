@@ -208,12 +208,14 @@ def test_a_table_of_counts_from_training_to_report(lowerbound, tmp_path) -> None
     counts = rng.poisson(rng.gamma(2.0, np.exp(rng.normal(size=(90, 1)) + np.arange(4)))) * (
         rng.uniform(size=(90, 4)) > 0.3
     )
-    np.savetxt(tmp_path / "counts.csv", counts, fmt="%d", delimiter=",", header="a,b,c,d", comments="")
+    lines = [",".join(str(int(count)) for count in row) for row in counts]
+    lines[7] = ",3,,12"  # a table with gaps
+    (tmp_path / "counts.csv").write_text("\n".join(["a,b,c,d", *lines]))
     out, options = (
         tmp_path / "run",
         ["--likelihood", "zero-inflated-negative-binomial", "--data", tmp_path / "counts.csv"],
     )
-    code, said, err = lowerbound("train", "vae", "--out", out, *options, *SMALL)
+    code, said, err = lowerbound("train", "vae", "--out", out, "--missing", *options, *SMALL)
     assert (code, err) == (0, "")
     assert "elbo -" in said
     assert lowerbound("evaluate", out, "--measure", "elbo", "--measure", "iwae-5", "--quiet")[0] == 0
