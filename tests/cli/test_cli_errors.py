@@ -149,7 +149,7 @@ MISTAKES: dict[str, tuple[list[object], str]] = {
         training("--optimizer-option", "foo=1"),
         "optimizer_options: expected options of Adam, got ['foo']",
     ),
-    "optimizer's option's value": (training("--optimizer-option", "eps=-1"), "Invalid epsilon value: -1.0"),
+    "optimizer's option's value": (training("--optimizer-option", "eps=-1"), "Invalid epsilon value: -1"),
     "schedule": (training("--schedule", "cosin"), "Did you mean 'cosine'?"),
     "precision": (
         training("--precision", "float16"),
