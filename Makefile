@@ -16,8 +16,9 @@ demo: $(VENV)/.demo
 	$(BIN)/lowerbound evaluate $(DEMO) --measure elbo --measure iwae-1000
 	$(BIN)/lowerbound report $(DEMO)
 
+# One process a core, each with one thread: small tensors gain nothing from more.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow and not gpu"
