@@ -18,6 +18,8 @@ from lowerbound.nn.mlp import make_activation
 
 __all__ = ["BasisSampler", "NoiseSampler"]
 
+_ROWS_AT_ONCE = 512  # of a network that keeps no gradient: its layers' outputs stay in a processor's cache
+
 
 class NoiseSampler(nn.Module):
     r"""An MLP of features and noise: :math:`z = f([h, \epsilon])`, :math:`\epsilon \sim \mathcal{N}(0, I)`.
@@ -68,7 +70,8 @@ class NoiseSampler(nn.Module):
         @torch.no_grad()
         def moments() -> tuple[Tensor, Tensor]:
             noise = self.moment_noise.reshape(-1, *[1] * (h.dim() - 1), self.noise_dim)
-            variance, mean = torch.var_mean(widen(self.net(h, noise)), 0)
+            parts = noise.split(max(1, _ROWS_AT_ONCE // h.shape[:-1].numel()))
+            variance, mean = torch.var_mean(torch.cat([widen(self.net(h, part)) for part in parts]), 0)
             return mean, variance
 
         return Implicit(draw, tuple(h.shape[:-1]), (self.features,), moments=moments)
