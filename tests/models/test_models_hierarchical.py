@@ -17,6 +17,7 @@ from lowerbound import runs
 from lowerbound.core.errors import ArgumentError, ShapeError
 from lowerbound.evaluation.latents import has_standard_prior
 from lowerbound.models import HierarchicalVAE
+from lowerbound.nn import BernoulliHead
 from tiny import Steps, difference
 
 B, K = 5, 3
@@ -40,6 +41,9 @@ def make(**options) -> HierarchicalVAE:
     """Return a small model whose every parameter matters."""
     model = HierarchicalVAE(**{**SMALL, **options})
     with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, BernoulliHead):
+                layer.logits.weight.mul_(10)  # it starts near fair coins, where tests see little
         for i, parameter in enumerate(model.parameters()):
             if not parameter.any():
                 parameter.copy_(0.3 * random(i, *parameter.shape))
@@ -258,6 +262,22 @@ def test_start_is_the_mean_of_the_data(options) -> None:
         torch.testing.assert_close(bias.sigmoid(), mean.clamp_min(1e-3).flatten())
     else:
         assert not bias.any()
+
+
+def test_binary_layers_start_near_each_other() -> None:
+    """Of 200-200-200, a few hundredths of a nat a unit part posterior and prior; with weights of full size, many."""
+    start = {"event_shape": (784,), "latent_dim": 200, "above": (200, 200), "hidden": (), "between": ()}
+    model = HierarchicalVAE(**start, latent="bernoulli")
+    x = (random(0, B, 784) > 0).float()
+    kl = []
+    for _ in range(2):
+        with torch.no_grad():
+            kl.append(float(lb.elbo(*model.programs(x), analytic_kl=True).terms["kl"].mean()))
+            for layer in model.modules():
+                if isinstance(layer, BernoulliHead):
+                    layer.logits.weight.mul_(10)
+    assert 0 < kl[0] < 0.03 * 600
+    assert kl[1] > 10 * kl[0]
 
 
 @TABLE
