@@ -100,6 +100,8 @@ def evaluate_run(
     split: str = "test",
     source: str | None = None,
     limit: int | None = None,
+    chains: int = 16,
+    temperatures: int = 1000,
     seed: int = 0,
     device: str = "auto",
     progress: bool = False,
@@ -115,6 +117,8 @@ def evaluate_run(
         split: ``"test"``, ``"validation"`` or ``"train"``.
         source: Other data than the run's own.
         limit: The number of rows; None for all.
+        chains: The number of chains a row of ``ais`` and ``bdmc``.
+        temperatures: Their number of steps from the start to the posterior.
         seed: The seed of the draws.
         device: Where to compute.
         progress: Whether to show a progress bar.
@@ -131,7 +135,9 @@ def evaluate_run(
         smooth = model.latent_dim <= 2 and isinstance(model.generator.likelihood, BernoulliLikelihood)
         certified = "quadrature" if smooth else "is-1000"
         measures = ["elbo", "iwae-100"] if objective is None else ["avb", certified]
-    scores = evaluation.evaluate(model, rows, measures, limit=limit, objective=objective, seed=seed, progress=progress)
+    annealing = {"chains": chains, "temperatures": temperatures}
+    options: dict[str, Any] = {"limit": limit, "objective": objective, "seed": seed, "progress": progress, **annealing}
+    scores = evaluation.evaluate(model, rows, measures, **options)
     weights = hashlib.sha256((Path(run) / "model.safetensors").read_bytes()).hexdigest()
     scores = replace(scores, data={**scores.data, "weights_sha256": weights})
     with contextlib.suppress(RunError):  # no scores yet, or damaged ones

@@ -233,7 +233,7 @@ MISTAKES: dict[str, tuple[list[object], str]] = {
     ),
     "measure": (
         ["evaluate", "run", "--measure", "elbow"],
-        "measure: expected one of elbo, elbo-K, iwae-K, is-K, quadrature, avb with a number K, got 'elbow'. Write",
+        "expected one of elbo, elbo-K, iwae-K, is-K, quadrature, avb, ais, bdmc with a number K, got 'elbow'. Write",
     ),
     "measure without K": (["evaluate", "run", "--measure", "iwae"], "got 'iwae'. Write elbo, elbo-16 or iwae-1000"),
     "limit": (["evaluate", "run", "--limit", 0], "limit: expected a positive integer, got 0"),

@@ -38,7 +38,7 @@ def evaluate(
     measure: Annotated[
         list[str] | None,
         typer.Option(
-            help="elbo, elbo-K, iwae-K or is-K with a number K, quadrature, avb; may be repeated.",
+            help="elbo, elbo-K, iwae-K or is-K with a number K, quadrature, avb, ais, bdmc; may be repeated.",
             show_default="elbo, iwae-100; for implicit posteriors avb, and quadrature or is-1000",
         ),
     ] = None,
@@ -47,6 +47,8 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
     limit: Annotated[int | None, typer.Option(help="The number of rows; all if left out.")] = None,
+    chains: Annotated[int, typer.Option(help="Of ais and bdmc: chains a row.")] = 16,
+    temperatures: Annotated[int, typer.Option(help="Of ais and bdmc: steps from the start to the posterior.")] = 1000,
     seed: Seed = 0,
     device: Device = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
@@ -58,6 +60,8 @@ def evaluate(
         split=split,
         source=data,
         limit=limit,
+        chains=chains,
+        temperatures=temperatures,
         seed=seed,
         device=device,
         progress=not quiet,

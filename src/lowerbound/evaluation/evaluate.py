@@ -19,7 +19,7 @@ from lowerbound.core.types import Data, Model
 from lowerbound.distributions import Implicit
 from lowerbound.evaluation.gallery import gallery
 from lowerbound.evaluation.latents import has_standard_prior, latent_summary, unit_kl
-from lowerbound.evaluation.measures import AT_ONCE, ROWS_AT_ONCE, RUN, Found, Job, parse
+from lowerbound.evaluation.measures import AT_ONCE, ROWS_AT_ONCE, RUN, UNNUMBERED, Found, Job, parse
 from lowerbound.evaluation.scores import Scores
 from lowerbound.objectives import AVB
 from lowerbound.objectives.log_weights import draw
@@ -36,6 +36,8 @@ def evaluate(
     measures: str | Sequence[str] = ("elbo", "iwae-100"),
     *,
     limit: int | None = None,
+    chains: int = 16,
+    temperatures: int = 1000,
     objective: AVB | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -50,16 +52,20 @@ def evaluate(
     | ``is-K`` | the same with draws from a Gaussian fitted to the posterior's: it needs no density of q |
     | ``quadrature`` | log p(x) itself, on a grid; for one or two latent dimensions |
     | ``avb`` | the ELBO as a critic estimates it: the training's, or a fresh one if it is nearer; no bound |
+    | ``ais`` | annealed importance sampling, `lowerbound.evaluation.ais`, from a Gaussian near the posterior |
+    | ``bdmc`` | the gap of `lowerbound.evaluation.bdmc` on as many rows of the model's own: what ``ais`` may be off |
 
-    The first four are lower bounds of log p(x) in expectation. All are means over rows of numbers that are computed for
-    each row alone. Standard errors are over rows; they contain the noise of the draws, which are independent between
-    rows.
+    The first four and ``ais`` are lower bounds of log p(x) in expectation. All are means over rows of numbers that are
+    computed for each row alone. Standard errors are over rows; they contain the noise of the draws, which are
+    independent between rows.
 
     Args:
         model: The model; it is evaluated on the device on which it lies.
         data: The rows; a dynamically binarised set is drawn once, from its own seed.
         measures: Names as above.
         limit: The number of rows, from the first on; None for all.
+        chains: The number of chains a row of ``ais`` and ``bdmc``.
+        temperatures: Their number of steps from the start to the posterior.
         objective: The adversarial objective that trained the model, for the measure ``avb``.
         seed: The seed of the draws.
         progress: Whether to show a progress bar.
@@ -72,7 +78,8 @@ def evaluate(
         NodeError: if the model cannot take the data.
         NonFiniteError: if a row has no finite value.
 
-    Source: Kingma and Welling (2014); Burda, Grosse and Salakhutdinov (2016); Mescheder, Nowozin and Geiger (2017).
+    Source: Kingma and Welling (2014); Burda, Grosse and Salakhutdinov (2016); Mescheder, Nowozin and Geiger (2017);
+    Neal (2001); Grosse, Ghahramani and Adams (2015).
 
     Example:
         >>> _, test = lb.data.digits()
@@ -91,13 +98,14 @@ def evaluate(
         with flushed_denormals():
             found = {}
             for name, (kind, particles) in parsed.items():
-                held = max(particles, AT_ONCE.get(kind, 1))
+                held = max(particles, chains if kind in ("ais", "bdmc") else AT_ONCE.get(kind, 1))
 
                 def batches(name: str = name, held: int = held) -> Iterator[Tensor]:
                     return _with_bar(_batches(module, data, held, n), n, name if progress else None)
 
                 with seeded(seed, "evaluate", name):
-                    found[name] = RUN[kind][1](Job(module, batches, n, particles, objective, seed))
+                    job = Job(module, batches, n, particles, objective, seed, chains, temperatures)
+                    found[name] = RUN[kind][1](job)
             _check_finite({name: one.rows["value"] for name, one in found.items()})
             summary, arrays = _look(module, data, n, seed)
             log_p = _log_p(module, data, seed)
@@ -129,7 +137,7 @@ def _summarise(found: Found, kind: str, particles: int) -> dict[str, Any]:
         "value": float(values.mean()),
         "stderr": float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
         "n": n,
-        **({"particles": particles} if kind not in ("quadrature", "avb") else {}),
+        **({"particles": particles} if kind not in UNNUMBERED else {}),
         "kind": RUN[kind][0],
         "unit": "nats",
         **{name: float(row.mean()) for name, row in found.rows.items() if name != "value"},

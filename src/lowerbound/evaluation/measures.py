@@ -12,19 +12,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lowerbound.core.errors import ArgumentError, explain
+from lowerbound.evaluation.ais import ais, gaussian_start
+from lowerbound.evaluation.bdmc import bdmc
 from lowerbound.evaluation.critic import judge_critic, refit_critic
 from lowerbound.evaluation.fitted import DRAWS, fitted_gaussian
 from lowerbound.evaluation.quadrature import quadrature
 from lowerbound.objectives import AVB, elbo, is_loglikelihood
 from lowerbound.objectives.log_weights import draw
 
-__all__ = ["MEASURES", "ROWS_AT_ONCE", "Found", "Job", "parse"]
+__all__ = ["MEASURES", "ROWS_AT_ONCE", "UNNUMBERED", "Found", "Job", "parse"]
 
 # Draws times rows that are decoded at once. Small enough for the activations to stay in a processor's cache.
 ROWS_AT_ONCE = 2000
 _REFIT_ROWS = 10_000
 
-MEASURES = ("elbo", "elbo-K", "iwae-K", "is-K", "quadrature", "avb")
+UNNUMBERED = ("quadrature", "avb", "ais", "bdmc")
+"""The measures that have no number of particles."""
+
+MEASURES = ("elbo", "elbo-K", "iwae-K", "is-K", "quadrature", "avb", "ais", "bdmc")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Job:
         particles: The number K of draws a row.
         objective: The adversarial objective that trained the model, or None.
         seed: The seed of the draws.
+        chains: The number of chains a row that anneal.
+        temperatures: The number of steps from their start to the posterior.
     """
 
     model: Any
@@ -46,6 +53,8 @@ class Job:
     particles: int
     objective: AVB | None
     seed: int
+    chains: int = 16
+    temperatures: int = 1000
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ def parse(name: str) -> tuple[str, int]:
         (('elbo', 1), ('iwae', 1000))
     """
     kind, dash, count = name.partition("-")
-    if kind in ("elbo", "quadrature", "avb") and not dash:
+    if kind in ("elbo", *UNNUMBERED) and not dash:
         return kind, 1
     if f"{kind}-K" in MEASURES and count.isdecimal() and int(count) > 0:
         return kind, int(count)
@@ -158,6 +167,36 @@ def _avb(job: Job) -> Found:
     return Found({"value": nearer, "claimed": claimed, "refitted": refitted, **rows}, facts)
 
 
+def _ais(job: Job) -> Found:
+    value, stderr, ess, acceptance = np.empty((4, job.n))
+    done = 0
+    for x in job.batches():
+        program, observed, posterior = job.model.programs(x)
+        start = gaussian_start(program, observed, posterior)
+        found = ais(program, observed, start, chains=job.chains, temperatures=job.temperatures)
+        rows = slice(done, done + len(x))
+        value[rows], stderr[rows] = found.value.cpu(), found.stderr.cpu()
+        ess[rows], acceptance[rows] = found.ess.cpu(), found.acceptance.double().cpu()
+        done += len(x)
+    facts = {"stderr_chains": float(np.sqrt((stderr**2).sum()) / job.n), "ess": ess.mean()}
+    return Found({"value": value}, {**_annealing(job), **facts, "acceptance": acceptance.mean()})
+
+
+def _bdmc(job: Job) -> Found:
+    """Bracket as many simulated rows as there are rows; those serve for their number only."""
+    lower, upper, done = np.empty(job.n), np.empty(job.n), 0
+    for x in job.batches():
+        found = bdmc(job.model, len(x), chains=job.chains, temperatures=job.temperatures)
+        rows = slice(done, done + len(x))
+        lower[rows], upper[rows] = found.lower.cpu(), found.upper.cpu()
+        done += len(x)
+    return Found({"value": upper - lower, "lower": lower, "upper": upper}, _annealing(job))
+
+
+def _annealing(job: Job) -> dict[str, float]:
+    return {"chains": job.chains, "temperatures": job.temperatures}
+
+
 AT_ONCE = {"is": DRAWS}
 """By the first word of a measure's name: draws a row that it holds at once, where they are more than its particles."""
 
@@ -167,5 +206,7 @@ RUN: dict[str, tuple[str, Callable[[Job], Found]]] = {
     "is": ("lower bound", _is),
     "quadrature": ("exact", _quadrature),
     "avb": ("no bound", _avb),
+    "ais": ("lower bound", _ais),
+    "bdmc": ("gap on simulated rows", _bdmc),
 }
 """By the first word of a measure's name: what its value is to log p(x), and the function that finds it."""

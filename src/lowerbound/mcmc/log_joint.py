@@ -31,6 +31,7 @@ class LogJoint:
 
     Attributes:
         names: The names of the latents.
+        batch: The batch shape of the program, without chains.
 
     Raises:
         NodeError: if a latent is discrete or has no density, or its support is unknown or depends on other latents.
@@ -56,7 +57,7 @@ class LogJoint:
             cure = "Leave at least one random node unobserved."
             raise NodeError(explain("program", expected="latents to sample", got="none", cure=cure))
         self.bijections = {name: _bijection(name, first.node(name), second.node(name)) for name in self.names}
-        self._batch: tuple[int, ...] = first.batch
+        self.batch: tuple[int, ...] = first.batch
 
     def __call__(self, position: Mapping[str, Tensor]) -> Tensor:
         """Return the log-density, shape ``[chains, *batch]``, at positions by name, each ``[chains, *batch, ...]``."""
@@ -70,7 +71,7 @@ class LogJoint:
         values = self.constrain(position)
         chains = len(next(iter(values.values())))
         given = {**self.observed, **values}
-        trace = self.program.run(given, particles=chains, batch=self._batch, complete=True)
+        trace = self.program.run(given, particles=chains, batch=self.batch, complete=True)
         return trace, self.log_det(position, values)
 
     def log_det(self, position: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Tensor:
@@ -78,7 +79,7 @@ class LogJoint:
         total: Any = 0.0
         for name, bijection in self.bijections.items():
             log_det = bijection.log_abs_det_jacobian(position[name], values[name])
-            lead = 1 + len(self._batch)
+            lead = 1 + len(self.batch)
             total = total + log_det.flatten(lead).sum(-1) if log_det.dim() > lead else total + log_det
         found: Tensor = total
         return found

@@ -39,12 +39,17 @@ class Packed:
                 expected = f"a leading shape of at least one axis, as the log-density has it: {lead}"
                 raise ShapeError(explain(f"position {name!r}", expected=expected, got=tuple(value.shape), cure=cure))
         self._events = {name: tuple(value.shape[len(lead) :]) for name, value in values.items()}
-        self.position = torch.cat([value.detach().reshape(*lead, -1) for value in values.values()], -1)
+        self.position = self.flat(values)
 
     def log_prob(self, flat: Tensor) -> Tensor:
         """Return the log-density of vectors ``[chains, *batch, D]``, shape ``[chains, *batch]``."""
         values = self.unpack(flat)
         return self._named(values["position"] if self._single else values)
+
+    def flat(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Return tensors by name, each ``[*lead, *event]``, as vectors ``[*lead, D]``."""
+        parts = [(values[name].detach(), len(event)) for name, event in self._events.items()]
+        return torch.cat([v.reshape(*v.shape[: v.dim() - dims], -1) for v, dims in parts], -1)
 
     def unpack(self, flat: Tensor) -> dict[str, Tensor]:
         """Return the tensors by name, each ``[*lead, *event]``, for vectors ``[*lead, D]``."""
