@@ -196,7 +196,7 @@ def test_implicit_posterior_of_a_decoder_against_quadrature() -> None:
     found = ais(program, observed, start, chains=50, temperatures=60)
     assert (found.stderr < 0.1).all()
     assert ((found.value - exact).abs() < BAR * found.stderr).all()
-    assert float((found.value - exact).mean().abs()) < 0.02
+    assert float((found.value - exact).mean().abs()) < 0.05
     assert torch.unique(exact.round(decimals=2)).numel() > 3
 
 
