@@ -142,6 +142,8 @@ def test_flow_starts_as_its_gaussian(name, dims):
     z = gaussian.sample((K,))
     torch.testing.assert_close(q.log_prob(z), gaussian.log_prob(z), rtol=0, atol=1e-12)
     torch.testing.assert_close(q.mean, gaussian.mean, rtol=0, atol=1e-12)
+    variance = head.gaussian.log_variance(h).exp()
+    torch.testing.assert_close(q.log_prob(z), Independent(Normal(q.mean, variance.sqrt()), 1).log_prob(z))
 
 
 @pytest.mark.parametrize("name", [name for name in PRIORS if name in FLOWS])

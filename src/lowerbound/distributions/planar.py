@@ -21,9 +21,10 @@ class PlanarTransform(Transform):
     It is invertible if :math:`w^\top \hat u > -1`. Any u is made so, by a change along w only:
 
     .. math:: \hat u = u + (m(w^\top u) - w^\top u) \frac{w}{\|w\|^2}, \qquad
-              m(t) = \log(1 + (e - 1) e^t) - 1
+              m(t) = \log(1 + (e^{1 - \delta} - 1) e^t) - 1 + \delta
 
     where m is Rezende and Mohamed's, shifted so that :math:`m(0) = 0`: at u = 0 the map is the identity, whatever w.
+    The determinant is above :math:`\delta = 0.05`, which leaves an inverse that single precision can find.
     The inverse is :math:`x = y - \hat u \tanh(a)`, and a solves :math:`a + w^\top \hat u \tanh(a) = w^\top y + b`, one
     increasing equation of one number, by bisection; its gradients are exact by the implicit function theorem.
 
@@ -49,7 +50,7 @@ class PlanarTransform(Transform):
         super().__init__(cache_size=cache_size)
         dot = (w * u).sum(-1)
         self.w, self.b = w, b
-        self.room = softplus(dot + _SHIFT)  # 1 + w'u, which is positive
+        self.room = _LEAST + softplus(dot + _SHIFT)  # 1 + w'u
         along = (self.room - 1 - dot) / w.square().sum(-1).clamp_min(torch.finfo(w.dtype).tiny)
         self.u = u + along.unsqueeze(-1) * w
 
@@ -89,5 +90,6 @@ class PlanarTransform(Transform):
         return y - self.u * a.tanh().unsqueeze(-1)
 
 
-_SHIFT = math.log(math.e - 1)
+_LEAST = 0.05
+_SHIFT = math.log(math.exp(1 - _LEAST) - 1)
 _HALVINGS = 60

@@ -22,8 +22,8 @@ __all__ = ["POSTERIORS", "FlowHead", "make_posterior"]
 class FlowHead(nn.Module):
     r"""A flow in the units of a Gaussian: :math:`z = \mu(h) + L(h)\, T(\epsilon; h)`, with standard normal noise.
 
-    The maps T start as the identity, so the flow starts as the Gaussian; they work on noise of unit scale, where
-    splines have their bins, however narrow the posterior is.
+    The maps T start as the identity and L as a diagonal matrix, so the flow starts as a diagonal Gaussian. The maps
+    work on noise of unit scale, where splines have their bins, however narrow the posterior is.
 
     Args:
         in_features: The size of the features.
@@ -58,6 +58,8 @@ class FlowHead(nn.Module):
     ) -> None:
         super().__init__()
         self.gaussian = GaussianHead(in_features, features, covariance=covariance, init=init)
+        if self.gaussian.below is not None:
+            nn.init.zeros_(self.gaussian.below.weight)
         self.context = initialize(nn.Linear(in_features, positive_int("context", context)), init)
         self.transforms = flow(features, context, **options)
 
