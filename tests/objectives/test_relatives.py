@@ -182,6 +182,21 @@ def test_gradients_survive_weights_that_are_far_apart(estimator):
         assert bool(made.value.isfinite().all())
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's compiler, of itself
+def test_compiled_doubly_reparameterised_gradient_is_the_same():
+    """A graph that is differentiated as a whole would lose what is done to gradients on their way."""
+    goal = lb.objectives.IWAE(tiny.vae(), particles=K, gradient="dreg")
+    torch.compiler.reset()
+    found = []
+    for forward in (goal, torch.compile(goal, backend="aot_eager")):
+        torch.manual_seed(0)
+        found.append(gradients(forward(torch.ones(B, tiny.WIDTH)).cost, goal.model))
+    torch.compiler.reset()
+    assert farthest(*found) < 1e-6
+    assert max(float(grad.abs().max()) for grad in found[0].values()) > 1e-2
+
+
 REFUSED = {
     "groups that do not divide": (
         {"groups": 4},

@@ -176,16 +176,12 @@ class ImportanceWeightedBound(Bound):
         own, batch = self.draw, self.draw.posterior.batch
         # The model and q are scored under copies of the draws. A copy's gradient is multiplied by the factor once, on
         # its way into the draw, whatever paths the draws have among themselves.
-        copies = {name: own.posterior[name].view_as(own.posterior[name]) for name in own.latents}
+        factors: list[Tensor] = []
+        copies = _damped_copies({name: own.posterior[name] for name in own.latents}, factors)
         constant = self._posterior.run(copies, detach_parameters=True, particles=self.particles, batch=batch)
         log_weights, cost = self._played(own, constant.log_joint(own.latents), kl_weight, copies)
         slope, factor = self.average.derivatives(log_weights.detach(), kl_weight * self._latent_scale())
-        factor = factor.transpose(0, 1).reshape(self.particles, *batch)
-        for copy in copies.values():
-            if copy.requires_grad:
-                copy.register_hook(
-                    lambda grad: grad * factor.reshape(factor.shape + (1,) * (grad.dim() - factor.dim()))
-                )
+        factors.append(factor.transpose(0, 1).reshape(self.particles, *batch))
         return cost - (slope * log_weights).sum(0).mean(0)
 
     def reinforce(
@@ -287,6 +283,26 @@ class ImportanceWeightedBound(Bound):
         if scored is not self.draw:
             self._scored = scored  # to be read, not to be differentiated: copies carry hooks
         return self._by_group(scored.log_weights(kl_weight, log_q), self.groups), own
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator] # hooks inside a compiled graph do not run
+def _damped_copies(values: Mapping[str, Tensor], factors: list[Tensor]) -> dict[str, Tensor]:
+    """Return copies of draws ``[K, *batch, *event]`` whose gradients are multiplied by a factor on their way back.
+
+    Args:
+        values: The draws by name.
+        factors: Holds the factor, shape ``[K, *batch]``, by the time that gradients flow.
+    """
+
+    def damp(grad: Tensor) -> Tensor:
+        (factor,) = factors
+        return grad * factor.reshape(factor.shape + (1,) * (grad.dim() - factor.dim()))
+
+    copies = {name: value.view_as(value) for name, value in values.items()}
+    for copy in copies.values():
+        if copy.requires_grad:
+            copy.register_hook(damp)
+    return copies
 
 
 def _grouping(particles: int, groups: int, partial: bool) -> int:
