@@ -13,7 +13,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from lowerbound.core.errors import ArgumentError, NodeError, ShapeError, Trainin
 from lowerbound.core.types import Model, Outcome, Player
 from lowerbound.net import Program, Trace, constants
 from lowerbound.objectives.bound import BoundObjective
-from lowerbound.objectives.joined import LOG_2PI, join, known_moments, log_standard_normal
+from lowerbound.objectives.joined import LOG_2PI, Moments, join, location_and_scale, log_standard_normal
 from lowerbound.objectives.log_weights import Draw, draw
 
 __all__ = ["AVB", "AdversarialEstimate", "avb"]
@@ -105,13 +105,6 @@ def avb(
         moment_draws=moment_draws,
         validate=validate,
     )
-
-
-class _Moments(NamedTuple):
-    """The location and the scale of the adaptive contrast, each ``[*batch, D]``."""
-
-    loc: Tensor
-    scale: Tensor
 
 
 class AdversarialEstimate:
@@ -327,18 +320,10 @@ class AdversarialEstimate:
 
     @cached_property
     @torch.no_grad()
-    def _moments(self) -> _Moments:
+    def _moments(self) -> Moments:
         """The mean and the standard deviation of q for each row, by what the posterior knows or by repeated draws."""
         made = self.draw if "draw" in self.__dict__ else self._frozen
-        nodes = [made.posterior.node(name) for name in made.latents]
-        batch = made.posterior.batch
-        if all(node.moments is not None for node in nodes):
-            parts = [known_moments(node, batch) for node in nodes]
-            mean, variance = (torch.cat(part, -1) for part in zip(*parts, strict=True))
-        else:
-            again = self._posterior.run(particles=self._moment_draws)
-            variance, mean = torch.var_mean(join(again, made.latents), 0)
-        return _Moments(mean, variance.sqrt().clamp_min(1e-6))
+        return location_and_scale(made.posterior, made.latents, self._posterior, self._moment_draws)
 
     def _check(self, made: Draw) -> None:
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in self._posterior.net.parameters())

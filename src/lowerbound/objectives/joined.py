@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lowerbound.core.errors import NodeError, explain
-from lowerbound.net import Node, Trace
+from lowerbound.net import Node, Program, Trace
 
-__all__ = ["LOG_2PI", "join", "known_moments", "log_standard_normal"]
+__all__ = ["LOG_2PI", "Moments", "join", "location_and_scale", "log_standard_normal"]
 
 LOG_2PI = math.log(2 * math.pi)
+_LEAST_SCALE = 1e-6
 
 
-def known_moments(node: Node, batch: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+class Moments(NamedTuple):
+    """Where the latents of each row lie and how far they spread, each ``[*batch, D]``."""
+
+    loc: Tensor
+    scale: Tensor
+
+
+def location_and_scale(trace: Trace, names: list[str], program: Program, draws: int) -> Moments:
+    """Return the mean and the standard deviation of the named nodes, by what they know or by repeated draws.
+
+    Args:
+        trace: A run of the posterior.
+        names: Its latents.
+        program: The posterior, which is run once more if a node does not know its moments.
+        draws: The number of draws that stand for them then.
+    """
+    nodes = [trace.node(name) for name in names]
+    if all(node.moments is not None for node in nodes):
+        parts = [_known_moments(node, trace.batch) for node in nodes]
+        mean, variance = (torch.cat(part, -1) for part in zip(*parts, strict=True))
+    else:
+        variance, mean = torch.var_mean(join(program.run(particles=draws), names), 0)
+    return Moments(mean, variance.sqrt().clamp_min(_LEAST_SCALE))
+
+
+def _known_moments(node: Node, batch: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Return a node's own mean and variance, each ``[*batch, size]``."""
     event = tuple(node.value.shape[1 + len(batch) :])
     found = node.moments() if node.moments is not None else ()
