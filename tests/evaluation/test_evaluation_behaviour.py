@@ -111,7 +111,7 @@ def test_elbo_is_its_reconstruction_minus_its_kl() -> None:
 
 @pytest.mark.parametrize(
     "measure",
-    ["iwae", "iwae-", "iwae-0", "iwae--3", "iwae-2.5", "iwae-ten", "elbow", "elbo-", "elbo-0", "ELBO", "", "ais"],
+    ["iwae", "iwae-", "iwae-0", "iwae--3", "iwae-2.5", "iwae-ten", "elbow", "elbo-", "elbo-0", "ELBO", "", "hais"],
 )
 def test_unknown_measure_is_refused(measure: str) -> None:
     with pytest.raises(ArgumentError, match=f"measure: expected .*got '{measure}'. Write elbo, elbo-16 or iwae-1000"):

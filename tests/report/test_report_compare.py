@@ -144,7 +144,7 @@ def test_what_is_no_bound_is_shown_and_never_ranked(tmp_path):
     assert all(entry.difference is None for entry in estimate.entries)
     assert found.verdict == "log p(x): b is ahead"
     assert "AVB estimate (no bound)" in found.markdown()
-    assert "may lie on either side of log p(x), and is not ranked" in found.markdown()
+    assert "is no bound of log p(x) on these rows, and is not ranked" in found.markdown()
 
 
 def test_measures_that_the_others_share_get_a_dash(tmp_path):

@@ -22,7 +22,7 @@ _MARKERS = {
     "lower bound": (">", "lower bound: log p(x) lies to the right, on average"),
     "exact": ("D", "log p(x) itself"),
 }
-_OTHER = ("o", "no bound: not to be ranked")
+_OTHER = ("o", "no bound of log p(x): not to be ranked")
 _AHEAD = "clearly above all other runs"
 
 

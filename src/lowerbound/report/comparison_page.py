@@ -150,7 +150,7 @@ def _about(comparison: Comparison, *, below: str = "Below it") -> str:
             "run by more than two standard errors of their difference."
         )
     if any(not column.ranked for column in comparison.columns):
-        text += " A value that is no bound may lie on either side of log p(x), and is not ranked."
+        text += " A value of another kind is no bound of log p(x) on these rows, and is not ranked."
     return text
 
 
