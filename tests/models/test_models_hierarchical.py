@@ -280,6 +280,18 @@ def test_binary_layers_start_near_each_other() -> None:
     assert kl[1] > 10 * kl[0]
 
 
+@pytest.mark.parametrize("between", [(), (30,)])
+def test_gaussian_layers_start_from_variances_near_one(between) -> None:
+    """Also given a draw of the other layer far from its prior, where a variance of exp(-10) would cost thousands."""
+    model = HierarchicalVAE(event_shape=(7,), latent_dim=20, above=(20,), between=between)
+    with torch.no_grad():
+        for link in (*model.posterior.links, *model.generator.links):
+            variance = link(3 * random(1, 100, 20).float()).variance
+            assert float(variance.min()) > 0.1
+            assert float(variance.max()) < 10
+            assert float(variance.std()) > 0.01  # it is no constant
+
+
 @TABLE
 def test_networks_see_binary_latents_as_signs(options) -> None:
     model = make(**options)

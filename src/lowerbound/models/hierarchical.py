@@ -88,7 +88,11 @@ class HierarchicalVAE(EncoderDecoder):
         def link(size: int, target: int, widths: Sequence[int]) -> nn.Module:
             """Return the network of one layer of latents given another."""
             body = MLP(size, widths, None, activate=activation, init=init)
-            return nn.Sequential(seeing(body), head(body.out_features, target))
+            last = head(body.out_features, target)
+            if isinstance(last, GaussianHead):  # a far draw of the other layer must not start from a tiny variance
+                with torch.no_grad():
+                    last.log_variance.weight.mul_(0.1)
+            return nn.Sequential(seeing(body), last)
 
         def head(features: int, target: int) -> nn.Module:
             return (BernoulliHead if binary else GaussianHead)(features, target, init=init)
