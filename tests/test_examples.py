@@ -10,6 +10,9 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 EXPECTED = {
+    "bayesian_neural_net.py": (["calibration.png"], "Bayesian neural net  RMSE "),
+    "missing_data.py": (["imputation.png"], "MIWAE                RMSE "),
+    "variational_dropout.py": (["rates.png"], "learned rates     accuracy "),
     "iwae.py": (["bounds.png"], "K = 50"),
     "bernoulli_vae.py": (["elbo.png"], "REINFORCE, 1 draw, baseline network"),
     "sigmoid_belief_net.py": (["curves.png", "samples.png"], "reweighted wake-sleep: elbo -"),

@@ -69,9 +69,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(
-    "sizes", [(3, 5, 7), (5, 5, 7), (3, 5, 5), (5, 5, 5), (1, 5, 7), (3, 1, 7), (3, 5, 1)], ids=str
-)
+@pytest.mark.parametrize("sizes", [(3, 5, 7), (5, 5, 5), (1, 5, 7), (3, 5, 1)], ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_observed_entries_are_summed_one_by_one(kind, shape, sizes):
