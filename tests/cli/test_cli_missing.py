@@ -78,6 +78,16 @@ def test_completions_go_into_an_archive(lowerbound, table, tmp_path):
     assert (status, "--draws needs a .npz" in error) == (2, True)
 
 
+def test_counts_may_be_missing_too(lowerbound, tmp_path):
+    path = tmp_path / "counts.csv"
+    path.write_text("a,b\n" + "1,\n,3\n4,2\n0,0\n" * 5)
+    options = ["--likelihood", "poisson", "--missing", "--out", tmp_path / "run"]
+    assert lowerbound("train", "vae", "--data", path, *options, *SMALL)[0] == 0
+    path.write_text("a,b\n" + "1,\n,3.5\n4,2\n0,0\n" * 5)
+    status, _, error = lowerbound("train", "vae", "--data", path, *options[:-1], tmp_path / "other", *SMALL)
+    assert (status, "expected counts, got 3.5 in row" in error) == (2, True)
+
+
 def test_gaps_and_models_that_do_not_take_them(lowerbound, table, tmp_path):
     path, _, _ = table
     status, _, error = lowerbound("train", "vae", "--data", path, "--out", tmp_path / "run", *SMALL)

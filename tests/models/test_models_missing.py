@@ -12,6 +12,7 @@ import tiny
 from exact import LinearGenerator, farthest, gradients, linear_gaussian, random
 from gaps import CASE, D, Exact, L, evidence, pair
 from lowerbound.core.errors import ArgumentError, NodeError, RunError
+from lowerbound.nn.likelihoods import LIKELIHOODS
 
 B, K = 11, 7
 SEEN = random(21, B, D) > -0.3
@@ -138,6 +139,23 @@ def test_every_objective_takes_gaps(name, make):
     grads = gradients(outcome.cost, model)
     assert all(bool(grad.isfinite().all()) for grad in grads.values())
     assert max(float(grad.abs().max()) for grad in grads.values()) > 1e-4
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_every_likelihood_takes_gaps(likelihood):
+    """The value is the sum over what is there, whatever the distribution, and gradients are finite."""
+    x = (3 * random(8, B, D).abs()).round().clamp(max=4)
+    x = {"bernoulli": (x > 1).double(), "logistic": x / 255, "logistic-mixture": x / 255}.get(likelihood, x)
+    model = vae(likelihood=likelihood, likelihood_options={})
+    torch.manual_seed(1)
+    gaps = ~SEEN
+    made = lb.elbo(*model.programs(x.masked_fill(gaps, math.nan)), validate=True)
+    p_x = model.decode(made.draw.posterior["z"]).base_dist
+    wanted = p_x.log_prob(x).masked_fill(gaps, 0.0).sum(-1)
+    torch.testing.assert_close(made.draw.log_likelihood(), wanted, rtol=0, atol=1e-10)
+    assert all(bool(grad.isfinite().all()) for grad in gradients(made.sgvb().sum(), model).values())
+    found = lb.evaluation.impute(model, x.masked_fill(gaps, math.nan), particles=20, draws=2)
+    assert bool(found.mean.isfinite().all() and found.draws.isfinite().all())
 
 
 def test_training_on_gaps_finds_the_spread_of_what_is_there():

@@ -349,6 +349,24 @@ def test_global_latent_without_a_posterior_is_refused():
         _ = lb.elbo(Regression().bind(X), {"y": Y}, Empty().bind()).value
 
 
+@pytest.mark.filterwarnings("ignore:Every node of this posterior has a density")
+def test_critic_cannot_judge_latents_of_single_rows_that_stand_for_more():
+    critic = lb.nn.MLP(D + N, [8], 1).double()
+    model, q = Effects().bind(X, 2.0), EffectsBelief().bind(X, Y, 2.0)
+    with pytest.raises(NodeError, match="avb at node 'u': expected a latent that counts once.*Use lb.elbo"):
+        _ = lb.avb(model, {"y": Y}, q, lambda z, *inputs: critic(z).squeeze(-1), particles=K).value
+
+    class Sampler(lb.BayesianNet):
+        def forward(self, bn):
+            w = bn.implicit("w", torch.randn(K, D, dtype=torch.float64))
+            bn.implicit("u", (w @ X.T).tanh())
+
+    with pytest.raises(
+        NodeError, match=r"node 'u': expected the same scale and mask.*got scale 2 without a mask and scale 1"
+    ):
+        _ = lb.avb(model, {"y": Y}, Sampler().bind(), lambda z: critic(z).squeeze(-1), particles=K).terms
+
+
 def test_measures_of_rows_are_refused():
     model = Rows(Regression(), exact())
     with pytest.raises(ArgumentError, match=r"model: expected one value a row, got one for all rows.*is_loglikelihood"):

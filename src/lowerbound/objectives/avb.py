@@ -334,6 +334,9 @@ class AdversarialEstimate:
                 implicit = node.distribution is None
                 got = node.value.dtype if implicit else type(_base(node.distribution)).__name__
                 raise NodeError(explain(f"avb at node {name!r}", expected="a pathwise draw", got=got, cure=cure))
+            if node.scale != 1.0 or node.mask is not None:
+                cure, expected = "Use lb.elbo or lb.iw_objective.", "a latent that counts once, as a critic sees it"
+                raise NodeError(explain(f"avb at node {name!r}", expected=expected, got="a scale or a mask", cure=cure))
         if trained and not any(made.posterior[name].requires_grad for name in made.latents):
             names = ", ".join(made.latents)
             cure = "Compute the draw from the network's output with gradients on; no .detach(), no torch.no_grad()."

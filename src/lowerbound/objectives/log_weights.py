@@ -178,7 +178,7 @@ class Draw:
 
 def _require_same_weight(q: Node, p: Node) -> None:
     """Raise an error if a latent counts more in one program than in the other: the bound would be none."""
-    if q.kind == "stochastic" and (q.scale != p.scale or (q.mask is None) != (p.mask is None)):
+    if q.scale != p.scale or (q.mask is None) != (p.mask is None):
         got = " and ".join(f"scale {n.scale:g} with{'out' if n.mask is None else ''} a mask" for n in (p, q))
         expected = "the same scale and mask in model and posterior"
         raise NodeError(explain(f"node {q.name!r}", expected=expected, got=got, cure="Pass both in both programs."))
