@@ -148,6 +148,13 @@ RELATIVES = {
         "ciwae(0.1)-6",
         True,
     ),
+    "relaxed": (
+        "sbn",
+        ["--particles", 2, "--gradient", "relaxed", "--temperature", 0.7, "--straight-through"],
+        {"gradient": "relaxed", "temperature": 0.7, "straight_through": True},
+        "iwae-2",
+        True,
+    ),
 }
 
 

@@ -469,7 +469,7 @@ WRONG = {
     "nothing": (lambda: make(lambda z, x: None), ShapeError, SHAPE + r"NoneType.*lb\.nn\.MLP"),
     "discrete latent": (discrete, NodeError, r"avb at node 'z': expected a pathwise draw, got Bernoulli\. .*sampler"),
     "latent that the model has not": (
-        lambda: make(q=Q("zz")), NodeError, r"(node 'z': expected an observed value|P has no random node 'zz')",
+        lambda: make(q=Q("zz")), NodeError, r"(node 'z': expected an observed|node 'zz': expected a random node)",
     ),
     "implicit prior": (
         lambda: lb.avb(Q().bind(X), {}, Q().bind(X), lambda z, x: z.sum(-1)),

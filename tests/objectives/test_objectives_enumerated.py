@@ -183,7 +183,7 @@ def test_node_that_cannot_be_summed() -> None:
     ):
         with pytest.raises(NodeError, match=rf"node 'y': expected a finite support, got {kind}\. Sum over a Categ"):
             enumerated(p.bind(B), {"x": X}, Only(distribution).bind(), name="y").value  # noqa: B018
-    with pytest.raises(NodeError, match="has no random node 'why' to observe. Did you mean 'y'|'why'"):
+    with pytest.raises(NodeError, match=r"'why'"):
         enumerated(p.bind(B), {"x": X}, Q().bind(X), name="why").value  # noqa: B018
     with pytest.raises(ArgumentError, match="particles: expected a positive integer, got 0"):
         enumerated(p.bind(B), {"x": X}, Q().bind(X), name="y", particles=0)

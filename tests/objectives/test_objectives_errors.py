@@ -78,7 +78,7 @@ WRONG = {
     ),
     "posterior node unknown to the model": (
         lambda: (P().bind(B), {"x": X}, Q(z=latent(), zz=latent()).bind()),
-        r"P has no random node 'zz' to observe\. Did you mean 'z'\? Known: x, z",
+        r"node 'zz': expected a random node of P, got a name that it lacks\. Did you mean 'z'\? Known: x, z",
     ),
     "data node missing": (
         lambda: (P().bind(B), {}, Q().bind()),
@@ -86,7 +86,7 @@ WRONG = {
     ),
     "data misspelt": (
         lambda: (P().bind(B), {"x": X, "xx": X}, Q().bind()),
-        r"P has no random node 'xx' to observe\. Did you mean 'x'",
+        r"node 'xx': expected a random node of P, got a name that it lacks\. Did you mean 'x'",
     ),
     "observed and in the posterior": (
         lambda: (P().bind(B), {"x": X, "z": torch.zeros(B, L)}, Q().bind()),

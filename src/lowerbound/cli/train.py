@@ -59,7 +59,7 @@ def train(
     ] = False,
     particles: Annotated[int | None, typer.Option(help="Posterior draws a row.")] = None,
     gradient: Annotated[
-        str | None, typer.Option(help="The estimator: sgvb, stl, dreg, reinforce, vargrad or vimco; for its objective.")
+        str | None, typer.Option(help="The estimator: sgvb, stl, dreg, reinforce, vargrad, vimco or relaxed.")
     ] = None,
     beta: Annotated[float | None, typer.Option(help="The weight of the KL term in the bound of an ELBO.")] = None,
     groups: Annotated[int | None, typer.Option(help="Groups that the particles of an IWAE form: MIWAE.")] = None,
@@ -68,6 +68,12 @@ def train(
     ] = False,
     alpha: Annotated[float | None, typer.Option(help="The order of Rényi's bound, 0 for an IWAE's own.")] = None,
     elbo_share: Annotated[float | None, typer.Option(help="The ELBO's share in the bound of an IWAE: CIWAE.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of --gradient relaxed, for binary latents: lower is less biased.")
+    ] = None,
+    straight_through: Annotated[
+        bool, typer.Option("--straight-through", help="Of --gradient relaxed: rounded draws, relaxed gradients.")
+    ] = False,
     network: Annotated[str | None, typer.Option(help="For implicit posteriors: dense or conv.")] = None,
     sampler: Annotated[str | None, typer.Option(help="For implicit posteriors: noise or basis.")] = None,
     noise_dim: Annotated[int | None, typer.Option(help="For implicit posteriors: the size of the noise.")] = None,
@@ -138,6 +144,8 @@ def train(
             "partial": partial or None,
             "alpha": alpha,
             "elbo_share": elbo_share,
+            "temperature": temperature,
+            "straight_through": straight_through or None,
             "contrast": contrast,
             "critic_steps": critic_steps,
             "critic_lr": critic_lr,

@@ -107,7 +107,9 @@ class Program:
                 self.net(trace, *self.inputs)
         for name in trace.unused_values():
             kind = type(self.net).__name__
-            raise NodeError(f"{kind} has no random node {name!r} to observe. {suggestion(name, trace.random_names())}")
+            expected, got = f"a random node of {kind}", "a name that it lacks"
+            cure = suggestion(name, trace.random_names())
+            raise NodeError(explain(f"node {name!r}", expected=expected, got=got, cure=cure))
         return trace
 
     def __repr__(self) -> str:
