@@ -195,6 +195,24 @@ def test_evaluation_by_default(run, lowerbound) -> None:
     assert "IWAE-100" in out
 
 
+def test_bracket_by_annealing(run, lowerbound) -> None:
+    options = ["--limit", 5, "--chains", 3, "--temperatures", 2]
+    code, out, err = lowerbound("evaluate", run, "--measure", "ais", "--measure", "bdmc", *options)
+    assert code == 0
+    assert re.search(r"ais: about \d+ seconds? for 5 rows, 3 chains each, 2 temperatures", err)
+    assert "gap on simulated rows" in out
+    measures = json.loads((run / "scores.json").read_text())["measures"]
+    for name in ("ais", "bdmc"):
+        assert {key: measures[name][key] for key in ("n", "chains", "temperatures")} == {
+            "n": 5,
+            "chains": 3,
+            "temperatures": 2,
+        }
+    code, _, err = lowerbound("report", run)
+    assert (code, err) == (0, "")
+    assert "Bidirectional Monte Carlo" in (run / "report.html").read_text()
+
+
 def test_progress_of_an_evaluation(run, lowerbound) -> None:
     _, out, err = lowerbound("evaluate", run, "--measure", "iwae-2", "--limit", 10)
     assert "10/10" in err

@@ -21,7 +21,7 @@ from lowerbound.mcmc.hmc import Point, transition
 from lowerbound.net import Program
 from lowerbound.net.supports import peel
 
-__all__ = ["Annealed", "Path", "Settings", "ais", "anneal", "gaussian_start", "schedule_of", "tune"]
+__all__ = ["Annealed", "Path", "Settings", "ais", "anneal", "gaussian_start", "gradients", "schedule_of", "tune"]
 
 _LEVELS, _PER_LEVEL, _FIRST = 50, 2, 20  # of the preliminary run: levels, transitions at each, and at the first of them
 _ACCEPTANCE, _GAIN = 0.7, 0.5
@@ -260,6 +260,13 @@ def tune(path: Path, betas: Sequence[float], *, leapfrogs: int) -> Settings:
         step_sizes.append(log_step.exp())
         variances.append(variance)
     return Settings(torch.stack(step_sizes), torch.stack(variances))
+
+
+def gradients(temperatures: int, *, leapfrogs: int = 2, both_ways: bool = False) -> int:
+    """Return how many gradients annealing takes, the preliminary run included."""
+    levels = min(_LEVELS, max(temperatures - 1, 1))
+    preliminary = _FIRST + (levels - 1) * _PER_LEVEL
+    return 2 + both_ways + leapfrogs * (preliminary + (1 + both_ways) * max(temperatures - 1, 0))
 
 
 def anneal(

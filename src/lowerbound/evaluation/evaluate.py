@@ -17,6 +17,7 @@ from lowerbound.core.numerics import flushed_denormals
 from lowerbound.core.random import seeded
 from lowerbound.core.types import Data, Model
 from lowerbound.distributions import Implicit
+from lowerbound.evaluation.forecast import duration, forecast
 from lowerbound.evaluation.gallery import gallery
 from lowerbound.evaluation.latents import has_standard_prior, latent_summary, unit_kl
 from lowerbound.evaluation.measures import AT_ONCE, ROWS_AT_ONCE, RUN, UNNUMBERED, Found, Job, parse
@@ -103,6 +104,8 @@ def evaluate(
                 def batches(name: str = name, held: int = held) -> Iterator[Tensor]:
                     return _with_bar(_batches(module, data, held, n), n, name if progress else None)
 
+                if progress and kind in ("ais", "bdmc"):
+                    _announce(kind, module, next(_batches(module, data, held, n)), n, chains, temperatures)
                 with seeded(seed, "evaluate", name):
                     job = Job(module, batches, n, particles, objective, seed, chains, temperatures)
                     found[name] = RUN[kind][1](job)
@@ -175,6 +178,16 @@ def _with_bar(batches: Iterator[Tensor], rows: int, name: str | None) -> Iterato
         for x in batches:
             yield x
             bar.advance(task, len(x))
+
+
+def _announce(kind: str, model: Any, x: Tensor, n: int, chains: int, temperatures: int) -> None:
+    """Say on the standard error stream how long a measure will take."""
+    from rich.console import Console
+
+    with seeded(0, "forecast"):
+        seconds = forecast(model, x, n, chains=chains, temperatures=temperatures, both_ways=kind == "bdmc")
+    how = f"{n:,} rows, {chains} chains each, {temperatures:,} temperatures"
+    Console(stderr=True).print(f"{kind}: about {duration(seconds)} for {how}", highlight=False)
 
 
 def _log_p(model: Any, data: Data, seed: int) -> str | None:
