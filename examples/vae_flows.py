@@ -1,9 +1,10 @@
 """ZhuSuan's `vae_nf.py` on today's stack: what a normalizing flow buys as the posterior of a VAE.
 
-One decoder, trained with four posteriors: a diagonal Gaussian, planar flows (as in `vae_nf.py`), an inverse
-autoregressive flow and a neural spline flow. The table holds the evidence lower bound and the importance-weighted bound
-of the test rows with standard errors; the gap between them is what the posterior loses. With two latent dimensions the
-exact posterior can be seen: the picture shows it on a grid, for three digits, under the contours of each q(z | x).
+One decoder for all, so that log p(x) is the same: it is trained on the importance-weighted bound, which does not bend
+it to Gaussian posteriors, and then held fixed. Four posteriors are fitted to it on the evidence lower bound: a diagonal
+Gaussian, planar flows (as in `vae_nf.py`), an inverse autoregressive flow and a neural spline flow. The table has both
+bounds of test rows with standard errors; log p(x) itself is a sum over the plane of the two latents. There the exact
+posterior can be seen: the picture shows it on a grid, for three digits, under the contours of each q(z | x).
 
 Run: python examples/vae_flows.py [--data mnist] [--quick]
 """
@@ -26,16 +27,22 @@ POSTERIORS = {
 GRID = 121  # points a side
 
 
-def train(name: str, rows: lb.data.Dataset, *, steps: int) -> lb.models.VAE:
+def build(name: str, rows: lb.data.Dataset) -> lb.models.VAE:
     posterior, options = POSTERIORS[name]
     torch.manual_seed(0)
-    model = lb.models.VAE(
-        event_shape=rows.event_shape, latent_dim=2, hidden=[200, 200], posterior=posterior, posterior_options=options
+    return lb.models.VAE(
+        event_shape=rows.event_shape,
+        latent_dim=2,
+        hidden=[200, 200],
+        activation="tanh",
+        posterior=posterior,
+        posterior_options=options,
     )
+
+
+def fit(objective: lb.objectives.IWAE | lb.objectives.ELBO, rows: lb.data.Dataset, steps: int) -> None:
     epochs = max(1, steps * 128 // len(rows))
-    objective = lb.objectives.ELBO(model)
     lb.fit(objective, rows, epochs=epochs, batch_size=128, lr=1e-3, schedule="cosine", progress=False)
-    return model
 
 
 def densities(model: lb.models.VAE, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +65,7 @@ def window(model: lb.models.VAE, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def draw(models: dict[str, lb.models.VAE], rows: Tensor) -> Figure:
-    """One line for each digit: the digit, then the exact posterior and the contours of q, model by model."""
+    """One line for each digit: the digit, then the exact posterior and the contours of q, posterior by posterior."""
     figure = Figure(figsize=(2.6 * (len(models) + 1), 2.7 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), len(models) + 1, squeeze=False)
     for line, x in zip(axes, rows, strict=True):
@@ -90,22 +97,28 @@ def main() -> None:
     parser.add_argument("--data", default="digits", help="digits or mnist")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--out", type=Path, default=Path("runs/vae-flows"))
-    parser.add_argument("--quick", action="store_true", help="100 steps on digits")
+    parser.add_argument("--quick", action="store_true", help="50 steps on digits")
     options = parser.parse_args()
     if options.quick:
-        options.data, options.steps = "digits", 100
+        options.data, options.steps = "digits", 50
 
     rows, test = lb.data.load(options.data, binarize="dynamic")
-    limit = 100 if options.quick else min(2000, len(test))
+    limit = 20 if options.quick else min(300, len(test))
+    first = build("Gaussian", rows)
+    fit(lb.objectives.IWAE(first, particles=20, gradient="dreg"), rows, options.steps)
+    exact = lb.evaluate(first, test, "quadrature", limit=limit).measures["quadrature"]["value"]
+    print(f"{options.data}, {limit} test rows, nats a row; log p(x) = {exact:.2f}, by a sum over the latent plane")
+    print(f"{'posterior':14} {'ELBO':>16} {'IWAE-50':>16}   log p(x) - ELBO")
     models = {}
-    print(f"{options.data}, {limit} test rows, nats a row; both bounds are below log p(x)")
-    print(f"{'posterior':14} {'ELBO':>16} {'IWAE-200':>16}   gap")
     for name in POSTERIORS:
-        models[name] = train(name, rows, steps=options.steps)
-        scores = lb.evaluate(models[name], test, ["elbo-16", "iwae-200"], limit=limit)
-        elbo, iwae = scores.measures["elbo-16"], scores.measures["iwae-200"]
-        cells = [f"{measure['value']:8.2f} +- {measure['stderr']:.2f}" for measure in (elbo, iwae)]
-        print(f"{name:14} {cells[0]:>16} {cells[1]:>16}   {iwae['value'] - elbo['value']:.2f}", flush=True)
+        model = models[name] = build(name, rows)
+        model.generator.load_state_dict(first.generator.state_dict())
+        model.generator.requires_grad_(False)
+        fit(lb.objectives.ELBO(model), rows, options.steps)
+        scores = lb.evaluate(model, test, ["elbo-16", "iwae-50"], limit=limit)
+        cells = [f"{measure['value']:8.2f} +- {measure['stderr']:.2f}" for measure in scores.measures.values()]
+        gap = exact - scores.measures["elbo-16"]["value"]
+        print(f"{name:14} {cells[0]:>16} {cells[1]:>16}   {gap:.2f}", flush=True)
 
     options.out.mkdir(parents=True, exist_ok=True)
     digits = next(iter(test.evaluation_batches(1 if options.quick else 3)))
