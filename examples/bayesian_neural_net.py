@@ -4,6 +4,9 @@ The weights are latents of all rows. They have batch shape (), the rows of the d
 a minibatch stand for all N by `scale=N / B`. The posterior of the weights is a diagonal Gaussian; predictions average
 1000 draws of the whole net, computed as one batch. Every row is tested once, by cross-validation.
 
+On tables as small as these the nets predict as well as the linear models, not better, and their log-likelihood is a
+little lower: a diagonal posterior leaves noise in every unit.
+
 Run: python examples/bayesian_neural_net.py [--quick]
 """
 
@@ -82,7 +85,7 @@ class BayesianNeuralNet(lb.models.LatentVariableModel):
 def fit(inputs: np.ndarray, y: np.ndarray, epochs: int, classes: bool) -> BayesianNeuralNet:
     torch.manual_seed(0)
     rows = lb.data.Dataset(torch.from_numpy(np.column_stack([inputs, y])).float())
-    model = BayesianNeuralNet([inputs.shape[1], 50, 1], len(y), classes)
+    model = BayesianNeuralNet([inputs.shape[1], 20, 1], len(y), classes)
     objective = lb.objectives.ELBO(model, particles=4)  # the KL terms are closed forms
     lb.fit(objective, rows, epochs=epochs, batch_size=64, lr=1e-2, schedule="cosine", progress=False)
     return model
@@ -161,7 +164,7 @@ def calibration(diabetes: dict[str, np.ndarray], cancer: dict[str, np.ndarray]):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=400)
+    parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/bayesian-neural-net"))
     parser.add_argument("--quick", action="store_true", help="two folds and fewer epochs")

@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--data", choices=LOADERS, default="breast-cancer")
     parser.add_argument("--share", type=float, default=0.5, help="the share of entries that is removed")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=600)
+    parser.add_argument("--epochs", type=int, default=400)
     parser.add_argument("--out", type=Path, default=Path("runs/missing-data"))
     parser.add_argument("--quick", action="store_true", help="one seed and a few epochs on the wine table")
     options = parser.parse_args()

@@ -132,14 +132,14 @@ def figure(rates: list[Tensor]):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--epochs", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--train", type=int, default=1000, help="rows to train on; the others are to test")
+    parser.add_argument("--train", type=int, default=300, help="rows to train on; the others are to test")
     parser.add_argument("--out", type=Path, default=Path("runs/variational-dropout"))
     parser.add_argument("--quick", action="store_true", help="one seed and a few epochs")
     options = parser.parse_args()
     if options.quick:
-        options.epochs, options.seeds = 8, 1
+        options.epochs, options.seeds = 20, 1
 
     x, y = load_digits(return_X_y=True)
     rows = np.column_stack([x / 16, y]).astype(np.float32)
