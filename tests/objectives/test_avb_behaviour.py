@@ -377,6 +377,7 @@ def test_remarks_name_the_state_of_the_critic_and_the_cures(case):
 # --- Compiled, in bfloat16, in float64 --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # torch compiles for a quarter of a minute
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own tracer (torch 2.13)
 @pytest.mark.parametrize("contrast", CONTRASTS)
 def test_compiled_objective_says_the_same(contrast):

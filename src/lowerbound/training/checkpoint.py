@@ -93,7 +93,7 @@ class Checkpoint:
         for part in ("objective", "data", "validation", "training"):
             mine, theirs = plain.get(part) or {}, old.get(part) or {}
             longer = own and mine.get("schedule") == "constant" and mine.get("epochs", 0) > theirs.get("epochs", 0)
-            for key in sorted(mine.keys() | theirs.keys()):
+            for key in sorted(mine.keys() | theirs.keys(), key=lambda key: (key != "class", key)):
                 if mine.get(key) != theirs.get(key) and not (key == "epochs" and longer):
                     cure = "A resumed run keeps its settings; choose another folder for a new run."
                     expected = f"the run's {part}.{key} = {theirs.get(key)!r}"
