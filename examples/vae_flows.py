@@ -79,6 +79,8 @@ def draw(models: dict[str, lb.models.VAE], rows: Tensor) -> Figure:
             place.contour(*sides, q, levels=levels, colors="tab:red", linewidths=1)
             overlap = float(torch.minimum(exact, q).sum())
             place.set_title(f"{name}: overlap {overlap:.0%}", fontsize=9)
+            place.set_xlabel("$z_1$", fontsize=8)
+            place.set_ylabel("$z_2$", fontsize=8)
             place.tick_params(labelsize=7)
     figure.suptitle(
         "Exact posterior p(z | x) (blue) and q(z | x) (red: half, and nine tenths, of its mass)", fontsize=10
