@@ -114,6 +114,10 @@ MISTAKES: dict[str, tuple[list[object], str]] = {
         "good for likelihood bernoulli: expected only 0 and 1",
     ),
     "real logistic": (training("--likelihood", "logistic", data="good.npy"), "expected 8-bit pixels"),
+    "estimator": (
+        training("--gradient", "dreg", recipe="sbn", data="digits"),
+        "dreg at node 'z1': expected a pathwise draw, got Bernoulli",
+    ),
     "real counts": (
         training("--likelihood", "poisson", data="good.npy"),
         "good for likelihood poisson: expected counts, got ",

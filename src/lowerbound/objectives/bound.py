@@ -209,6 +209,7 @@ class BoundObjective(nn.Module):
         """Raise an error that names the cure if the model cannot take the batch `x`, shape ``[B, *event_shape]``."""
         with torch.no_grad():
             self.bound(x, validate=True).value  # noqa: B018 (the property draws, and drawing checks)
+            self.cost(self.bound(x), x)  # estimators have pairings of their own to refuse
 
     def remarks(self, terms: Mapping[str, float]) -> list[str]:
         """Return sentences that the user should read about an epoch's mean terms; there are none for a bound."""
