@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +109,8 @@ def evaluate_run(
 ) -> evaluation.Scores:
     """Evaluate a run folder on its test rows and write the scores into it.
 
-    Measures of an earlier evaluation of the same weights on the same rows stay; the ones named here are replaced.
+    Measures of an earlier evaluation of the same weights on the same rows stay; the ones named here are replaced. An
+    evaluation that was interrupted goes on where it was, from what it left in the folder ``evaluation`` of the run.
 
     Args:
         run: The run folder.
@@ -137,7 +139,8 @@ def evaluate_run(
         measures = ["elbo", "iwae-100"] if objective is None else ["avb", certified]
     annealing = {"chains": chains, "temperatures": temperatures}
     options: dict[str, Any] = {"limit": limit, "objective": objective, "seed": seed, "progress": progress, **annealing}
-    scores = evaluation.evaluate(model, rows, measures, **options)
+    unfinished = Path(run) / "evaluation"
+    scores = evaluation.evaluate(model, rows, measures, keep=unfinished, **options)
     weights = hashlib.sha256((Path(run) / "model.safetensors").read_bytes()).hexdigest()
     scores = replace(scores, data={**scores.data, "weights_sha256": weights})
     with contextlib.suppress(RunError):  # no scores yet, or damaged ones
@@ -146,6 +149,7 @@ def evaluate_run(
             kept, rows_kept = {**earlier.measures, **scores.measures}, {**earlier.rows, **scores.rows}
             scores = replace(scores, measures=kept, rows=rows_kept)
     scores.write(run)
+    shutil.rmtree(unfinished, ignore_errors=True)
     return scores
 
 

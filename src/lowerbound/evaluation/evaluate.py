@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +26,8 @@ from lowerbound.distributions import Implicit
 from lowerbound.evaluation.forecast import duration, forecast
 from lowerbound.evaluation.gallery import gallery
 from lowerbound.evaluation.latents import has_standard_prior, latent_summary, unit_kl
-from lowerbound.evaluation.measures import AT_ONCE, ROWS_AT_ONCE, RUN, UNNUMBERED, Found, Job, parse
+from lowerbound.evaluation.ledger import Ledger
+from lowerbound.evaluation.measures import ANNEALED, AT_ONCE, ROWS_AT_ONCE, RUN, UNNUMBERED, Found, Job, parse
 from lowerbound.evaluation.scores import Scores
 from lowerbound.objectives import AVB
 from lowerbound.objectives.log_weights import draw
@@ -41,6 +48,7 @@ def evaluate(
     temperatures: int = 1000,
     objective: AVB | None = None,
     seed: int = 0,
+    keep: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Scores:
     r"""Measure a model on every row of a data set.
@@ -69,7 +77,9 @@ def evaluate(
         temperatures: Their number of steps from the start to the posterior.
         objective: The adversarial objective that trained the model, for the measure ``avb``.
         seed: The seed of the draws.
-        progress: Whether to show a progress bar.
+        keep: A folder for the values of the batches that are done: the same call, after an interruption, goes on from
+            them and returns the same numbers, bit for bit. It stays.
+        progress: Whether to show a progress bar, and to say how long annealing will take.
 
     Returns:
         The scores, with the values of every row, a summary of the latents, and the arrays for the figures.
@@ -78,6 +88,7 @@ def evaluate(
         ArgumentError: if a measure is unknown or the limit is not positive.
         NodeError: if the model cannot take the data.
         NonFiniteError: if a row has no finite value.
+        SamplingWarning: if the chains of many rows hardly moved, or few of them carry the weight.
 
     Source: Kingma and Welling (2014); Burda, Grosse and Salakhutdinov (2016); Mescheder, Nowozin and Geiger (2017);
     Neal (2001); Grosse, Ghahramani and Adams (2015).
@@ -95,20 +106,29 @@ def evaluate(
     module: Any = model
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
+
+    def job_of(name: str, *, bar: bool = False) -> Job:
+        kind, particles = parsed[name]
+        size = _batch_size(max(particles, chains if kind in ANNEALED else AT_ONCE.get(kind, 1)))
+        path = None if keep is None else Path(keep) / f"{name}.safetensors"
+        numbers: list[str | int] = [name, n, size, seed, *([chains, temperatures] if kind in ANNEALED else [])]
+        ledger = Ledger(n, path, "" if path is None else _key(module, data, numbers))
+        batches = partial(_batches, module, data, size, n, bar=name if bar else None)
+        return Job(name, module, batches, particles, objective, seed, chains, temperatures, ledger)
+
     try:
         with flushed_denormals():
+            if len(names) > 1:  # so that no work is lost to a measure that the model does not allow
+                with seeded(seed, "rehearse"):
+                    for name, (kind, _) in parsed.items():
+                        RUN[kind].rehearse(job_of(name))
             found = {}
-            for name, (kind, particles) in parsed.items():
-                held = max(particles, chains if kind in ("ais", "bdmc") else AT_ONCE.get(kind, 1))
-
-                def batches(name: str = name, held: int = held) -> Iterator[Tensor]:
-                    return _with_bar(_batches(module, data, held, n), n, name if progress else None)
-
-                if progress and kind in ("ais", "bdmc"):
-                    _announce(kind, module, next(_batches(module, data, held, n)), n, chains, temperatures)
+            for name, (kind, _) in parsed.items():
+                job = job_of(name, bar=progress)
+                if progress and kind in ANNEALED:
+                    _announce(kind, job_of(name), n)
                 with seeded(seed, "evaluate", name):
-                    job = Job(module, batches, n, particles, objective, seed, chains, temperatures)
-                    found[name] = RUN[kind][1](job)
+                    found[name] = RUN[kind].find(job)
             _check_finite({name: one.rows["value"] for name, one in found.items()})
             summary, arrays = _look(module, data, n, seed)
             log_p = _log_p(module, data, seed)
@@ -141,33 +161,41 @@ def _summarise(found: Found, kind: str, particles: int) -> dict[str, Any]:
         "stderr": float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
         "n": n,
         **({"particles": particles} if kind not in UNNUMBERED else {}),
-        "kind": RUN[kind][0],
+        "kind": RUN[kind].kind,
         "unit": "nats",
         **{name: float(row.mean()) for name, row in found.rows.items() if name != "value"},
         **found.facts,
     }
 
 
-def _batches(model: Any, data: Data, particles: int, limit: int) -> Iterator[Tensor]:
-    """Yield the rows on the model's device; the first batch is checked against the model's supports."""
+def _batch_size(particles: int) -> int:
+    return max(10, min(1000, ROWS_AT_ONCE // particles))
+
+
+def _batches(model: Any, data: Data, size: int, limit: int, *, bar: str | None = None) -> Iterator[Tensor]:
+    """Yield the rows on the model's device, under a bar of that name; the first batch is checked against the model."""
     device = next(model.parameters()).device
-    size = max(10, min(1000, ROWS_AT_ONCE // particles))
-    for number, batch in enumerate(data.evaluation_batches(size, limit=limit)):
-        x = batch.to(device)
-        if number == 0:
-            with torch.random.fork_rng():
-                made = draw(*model.programs(x), particles=1, validate=True)
-                if tuple(made.log_likelihood().shape) != (1, len(x)):
-                    cure = "Read lb.elbo(*model.programs(x)).value or lb.is_loglikelihood(*model.programs(x)) instead."
-                    got = "one for all rows: latents that all rows share"
-                    raise ArgumentError(explain("model", expected="one value a row", got=got, cure=cure))
-        yield x
+    with _progress(bar, limit) as advance:
+        for number, batch in enumerate(data.evaluation_batches(size, limit=limit)):
+            x = batch.to(device)
+            if number == 0:
+                with torch.random.fork_rng():
+                    made = draw(*model.programs(x), particles=1, validate=True)
+                    if tuple(made.log_likelihood().shape) != (1, len(x)):
+                        cure = (
+                            "Read lb.elbo(*model.programs(x)).value or lb.is_loglikelihood(*model.programs(x)) instead."
+                        )
+                        got = "one for all rows: latents that all rows share"
+                        raise ArgumentError(explain("model", expected="one value a row", got=got, cure=cure))
+            yield x
+            advance(len(x))
 
 
-def _with_bar(batches: Iterator[Tensor], rows: int, name: str | None) -> Iterator[Tensor]:
-    """Yield the batches under a progress bar, if it has a name."""
+@contextmanager
+def _progress(name: str | None, rows: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar, if it has a name, and give what moves it on."""
     if name is None:
-        yield from batches
+        yield lambda rows: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -175,18 +203,30 @@ def _with_bar(batches: Iterator[Tensor], rows: int, name: str | None) -> Iterato
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=rows)
-        for x in batches:
-            yield x
-            bar.advance(task, len(x))
+        yield lambda rows: bar.advance(task, rows)
 
 
-def _announce(kind: str, model: Any, x: Tensor, n: int, chains: int, temperatures: int) -> None:
+def _key(model: Any, data: Data, numbers: list[str | int]) -> str:
+    """Return a digest of everything that the values of a measure depend on."""
+    found = hashlib.sha256(json.dumps([data.describe(), numbers], sort_keys=True).encode())
+    for name, value in model.state_dict().items():
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def _announce(kind: str, job: Job, n: int) -> None:
     """Say on the standard error stream how long a measure will take."""
     from rich.console import Console
 
+    left = n - job.ledger.done
+    if not left:
+        return
     with seeded(0, "forecast"):
-        seconds = forecast(model, x, n, chains=chains, temperatures=temperatures, both_ways=kind == "bdmc")
-    how = f"{n:,} rows, {chains} chains each, {temperatures:,} temperatures"
+        numbers = {"chains": job.chains, "temperatures": job.temperatures}
+        seconds = forecast(job.model, next(job.batches()), left, **numbers, both_ways=kind == "bdmc")
+    rows = f"{n:,} rows" if left == n else f"the last {left:,} of {n:,} rows"
+    how = f"{rows}, {job.chains} chains each, {job.temperatures:,} temperatures"
     Console(stderr=True).print(f"{kind}: about {duration(seconds)} for {how}", highlight=False)
 
 
@@ -217,7 +257,7 @@ def _seen(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any
     standard = has_standard_prior(model, inputs)
     kl_sum: Tensor | None = torch.zeros(model.latent_dim, dtype=torch.float64)
     done, drawn = 0, False
-    for x in _batches(model, data, 2, n):
+    for x in _batches(model, data, _batch_size(2), n):
         q = model.encode(x)
         means[done : done + len(x)] = q.mean.cpu()
         # Without a density there may be no centre to show either: the picture has one draw a row.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,23 +12,32 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lowerbound.core.errors import ArgumentError, explain
+from lowerbound.core.errors import ArgumentError, SamplingWarning, explain
+from lowerbound.core.random import reseed
 from lowerbound.evaluation.ais import ais, gaussian_start
 from lowerbound.evaluation.bdmc import bdmc
 from lowerbound.evaluation.critic import judge_critic, refit_critic
 from lowerbound.evaluation.fitted import DRAWS, fitted_gaussian
+from lowerbound.evaluation.ledger import Ledger
 from lowerbound.evaluation.quadrature import quadrature
 from lowerbound.objectives import AVB, elbo, is_loglikelihood
 from lowerbound.objectives.log_weights import draw
 
-__all__ = ["MEASURES", "ROWS_AT_ONCE", "UNNUMBERED", "Found", "Job", "parse"]
+__all__ = ["ANNEALED", "AT_ONCE", "MEASURES", "ROWS_AT_ONCE", "RUN", "UNNUMBERED", "Found", "Job", "Measure", "parse"]
 
 # Draws times rows that are decoded at once. Small enough for the activations to stay in a processor's cache.
 ROWS_AT_ONCE = 2000
 _REFIT_ROWS = 10_000
 
+# Annealing is remarked on where more than a twentieth of the rows have fewer effective chains than two (of 16 or more)
+# or a lower acceptance than this.
+_TWENTIETH, _STUCK = 1 / 20, 0.05
+
 UNNUMBERED = ("quadrature", "avb", "ais", "bdmc")
 """The measures that have no number of particles."""
+
+ANNEALED = ("ais", "bdmc")
+"""The measures that have chains and temperatures."""
 
 MEASURES = ("elbo", "elbo-K", "iwae-K", "is-K", "quadrature", "avb", "ais", "bdmc")
 
@@ -37,24 +47,26 @@ class Job:
     """What a measure works on.
 
     Attributes:
+        name: The measure's name, such as ``"iwae-1000"``.
         model: The model, in evaluation mode.
         batches: Makes an iterator over the batches of rows, each ``[b, *event_shape]``.
-        n: The number of rows.
         particles: The number K of draws a row.
         objective: The adversarial objective that trained the model, or None.
         seed: The seed of the draws.
         chains: The number of chains a row that anneal.
         temperatures: The number of steps from their start to the posterior.
+        ledger: Where the values of rows are taken down as they are found.
     """
 
+    name: str
     model: Any
     batches: Callable[[], Iterator[Tensor]]
-    n: int
     particles: int
     objective: AVB | None
     seed: int
-    chains: int = 16
-    temperatures: int = 1000
+    chains: int
+    temperatures: int
+    ledger: Ledger
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,21 @@ class Found:
 
     rows: dict[str, NDArray[np.float64]]
     facts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a name stands for.
+
+    Attributes:
+        kind: What its value is to log p(x).
+        find: Returns the values of every row.
+        rehearse: Goes through it on a few rows, and raises what `find` would raise.
+    """
+
+    kind: str
+    find: Callable[[Job], Found]
+    rehearse: Callable[[Job], object]
 
 
 def parse(name: str) -> tuple[str, int]:
@@ -90,36 +117,57 @@ def parse(name: str) -> tuple[str, int]:
     raise ArgumentError(explain("measure", expected=expected, got=repr(name), cure=cure))
 
 
-# Results go into arrays of full length: tensors kept from each batch would pin the heap between large temporaries.
-def _elbo(job: Job) -> Found:
-    rows = {name: np.empty(job.n) for name in ("value", "reconstruction", "kl")}
-    done = 0
-    for x in job.batches():
-        bound = elbo(*job.model.programs(x), particles=job.particles, analytic_kl=True)
-        for row, values in zip(rows.values(), bound.terms.values(), strict=True):
-            row[done : done + len(x)] = values.double().cpu()
-        done += len(x)
-    return Found(rows)
+def _by_rows(
+    kind: str,
+    of_batch: Callable[[Job, Tensor], Mapping[str, Tensor]],
+    facts: Callable[[Job, dict[str, NDArray[np.float64]]], dict[str, float]] = lambda job, rows: {},
+) -> Measure:
+    """Return a measure that goes through the batches, each with noise of its own, and takes down what it finds.
+
+    Args:
+        kind: What its value is to log p(x).
+        of_batch: From a batch to ``value`` and parts of it, ``[b]`` by name; names that begin with ``_`` are for
+            `facts` only.
+        facts: From the values of all rows to plain numbers.
+    """
+
+    def find(job: Job) -> Found:
+        ledger, first = job.ledger, 0
+        try:
+            for number, x in enumerate(job.batches()):
+                if first >= ledger.done:
+                    reseed(job.seed, "evaluate", job.name, number)
+                    ledger.add(of_batch(job, x))
+                first += len(x)
+        finally:
+            ledger.write()
+        shown = {name: row for name, row in ledger.rows.items() if not name.startswith("_")}
+        return Found(shown, facts(job, ledger.rows))
+
+    def rehearse(job: Job) -> None:
+        of_batch(replace(job, particles=1, chains=2, temperatures=2), next(job.batches())[:2])
+
+    return Measure(kind, find, rehearse)
 
 
-def _importance(job: Job, proposal: Callable[[Any], Any]) -> Found:
-    value, done = np.empty(job.n), 0
-    for x in job.batches():
-        chunk = max(1, ROWS_AT_ONCE // len(x))
-        model, observed, posterior = job.model.programs(x)
-        estimate = is_loglikelihood(model, observed, proposal(posterior), particles=job.particles, chunk=chunk)
-        value[done : done + len(x)] = estimate.cpu()
-        done += len(x)
-    return Found({"value": value})
+def _elbo(job: Job, x: Tensor) -> Mapping[str, Tensor]:
+    bound = elbo(*job.model.programs(x), particles=job.particles, analytic_kl=True)
+    return dict(zip(("value", "reconstruction", "kl"), bound.terms.values(), strict=True))
 
 
-def _iwae(job: Job) -> Found:
-    return _importance(job, lambda posterior: posterior)
+def _importance(job: Job, x: Tensor, proposal: Callable[[Any], Any]) -> Mapping[str, Tensor]:
+    chunk = max(1, ROWS_AT_ONCE // len(x))
+    model, observed, posterior = job.model.programs(x)
+    estimate = is_loglikelihood(model, observed, proposal(posterior), particles=job.particles, chunk=chunk)
+    return {"value": estimate}
 
 
-def _is(job: Job) -> Found:
-    x = next(job.batches())[:1]
-    made = draw(*job.model.programs(x), particles=1)
+def _iwae(job: Job, x: Tensor) -> Mapping[str, Tensor]:
+    return _importance(job, x, lambda posterior: posterior)
+
+
+def _is(job: Job, x: Tensor) -> Mapping[str, Tensor]:
+    made = draw(*job.model.programs(x[:1]), particles=1)
     for name in made.latents:
         support: Any = getattr(made.model.node(name).distribution, "support", None)
         value = made.model[name]
@@ -129,37 +177,35 @@ def _is(job: Job) -> Found:
             raise ArgumentError(
                 explain("measure 'is-K'", expected="latents on the whole real line", got=got, cure=cure)
             )
-    return _importance(job, fitted_gaussian)
+    return _importance(job, x, fitted_gaussian)
 
 
-def _quadrature(job: Job) -> Found:
-    value, change, done = np.empty(job.n), 0.0, 0
-    for x in job.batches():
-        inputs = job.model.programs(x).model.inputs
-        if not inputs or not isinstance(inputs[0], int):
-            cure = "Measure iwae-K or is-K instead."
-            expected = "a generator of so many rows, which all have the same p(x | z)"
-            raise ArgumentError(explain("measure 'quadrature'", expected=expected, got="one with inputs", cure=cure))
-        log_p, moved = quadrature(job.model.generator, x)
-        value[done : done + len(x)] = log_p.cpu()
-        change = max(change, float(moved.max()))
-        done += len(x)
-    return Found({"value": value}, {"grid_change": change})
+def _quadrature(job: Job, x: Tensor) -> Mapping[str, Tensor]:
+    inputs = job.model.programs(x).model.inputs
+    if not inputs or not isinstance(inputs[0], int):
+        cure = "Measure iwae-K or is-K instead."
+        expected = "a generator of so many rows, which all have the same p(x | z)"
+        raise ArgumentError(explain("measure 'quadrature'", expected=expected, got="one with inputs", cure=cure))
+    log_p, moved = quadrature(job.model.generator, x)
+    return {"value": log_p, "_moved": moved}
+
+
+def _grid_facts(job: Job, rows: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+    return {"grid_change": float(rows["_moved"].max())}
 
 
 def _avb(job: Job) -> Found:
-    if job.objective is None:
-        cure = "Pass lb.evaluate(..., objective=the objective that trained the model)."
-        expected = "a model that was trained against a critic"
-        raise ArgumentError(explain("measure 'avb'", expected=expected, got="no adversarial objective", cure=cure))
-    first, kept = [], 0
+    """Judge the critic by a fresh one, fitted to the first rows: one for all rows, so it is no measure by rows."""
+    _check_critic(job)
+    objective: Any = job.objective
+    first, kept, n = [], 0, 0
     for x in job.batches():
-        first.append(x[: _REFIT_ROWS - kept])
-        kept += len(first[-1])
-        if kept >= _REFIT_ROWS:
-            break
-    fresh = refit_critic(job.objective, torch.cat(first))
-    found = judge_critic(job.objective, fresh, job.batches(), job.n, seed=job.seed)
+        n += len(x)
+        if kept < _REFIT_ROWS:
+            first.append(x[: _REFIT_ROWS - kept])
+            kept += len(first[-1])
+    fresh = refit_critic(objective, torch.cat(first))
+    found = judge_critic(objective, fresh, job.batches(), n, seed=job.seed)
     rows = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
     facts = {name: value for name, value in found.items() if isinstance(value, float)}
     claimed, refitted = (rows["reconstruction"] - rows[f"kl_{whose}"] for whose in ("claimed", "refitted"))
@@ -167,46 +213,62 @@ def _avb(job: Job) -> Found:
     return Found({"value": nearer, "claimed": claimed, "refitted": refitted, **rows}, facts)
 
 
-def _ais(job: Job) -> Found:
-    value, stderr, ess, acceptance = np.empty((4, job.n))
-    done = 0
-    for x in job.batches():
-        program, observed, posterior = job.model.programs(x)
-        start = gaussian_start(program, observed, posterior)
-        found = ais(program, observed, start, chains=job.chains, temperatures=job.temperatures)
-        rows = slice(done, done + len(x))
-        value[rows], stderr[rows] = found.value.cpu(), found.stderr.cpu()
-        ess[rows], acceptance[rows] = found.ess.cpu(), found.acceptance.double().cpu()
-        done += len(x)
-    facts = {"stderr_chains": float(np.sqrt((stderr**2).sum()) / job.n), "ess": ess.mean()}
-    return Found({"value": value}, {**_annealing(job), **facts, "acceptance": acceptance.mean()})
+def _check_critic(job: Job) -> None:
+    if job.objective is None:
+        cure = "Pass lb.evaluate(..., objective=the objective that trained the model)."
+        expected = "a model that was trained against a critic"
+        raise ArgumentError(explain("measure 'avb'", expected=expected, got="no adversarial objective", cure=cure))
 
 
-def _bdmc(job: Job) -> Found:
+def _ais(job: Job, x: Tensor) -> Mapping[str, Tensor]:
+    program, observed, posterior = job.model.programs(x)
+    start = gaussian_start(program, observed, posterior)
+    found = ais(program, observed, start, chains=job.chains, temperatures=job.temperatures)
+    return {"value": found.value, "_stderr": found.stderr, "_ess": found.ess, "_acceptance": found.acceptance}
+
+
+def _ais_facts(job: Job, rows: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+    n, ess, acceptance = len(rows["value"]), rows["_ess"], rows["_acceptance"]
+    few = min(2.0, max(1.2, job.chains / 8))
+    if (poor := int((ess < few).sum())) > _TWENTIETH * n:
+        said = f"the weight of {poor:,} of {n:,} rows rests on fewer than {few:g} of {job.chains} chains"
+        _warn("ais", f"{said}: a lower bound still, and a loose one. Raise --temperatures.")
+    if (stuck := int((acceptance < _STUCK).sum())) > _TWENTIETH * n:
+        said = f"chains of {stuck:,} of {n:,} rows hardly move (acceptance below {_STUCK:.0%})"
+        _warn("ais", f"{said}. Raise --temperatures: their step sizes follow the target more closely then.")
+    return {
+        **_annealing(job),
+        "stderr_chains": float(np.sqrt((rows["_stderr"] ** 2).sum()) / n),
+        "ess": float(ess.mean()),
+        "rows_of_low_ess": poor,
+        "acceptance": float(acceptance.mean()),
+    }
+
+
+def _bdmc(job: Job, x: Tensor) -> Mapping[str, Tensor]:
     """Bracket as many simulated rows as there are rows; those serve for their number only."""
-    lower, upper, done = np.empty(job.n), np.empty(job.n), 0
-    for x in job.batches():
-        found = bdmc(job.model, len(x), chains=job.chains, temperatures=job.temperatures)
-        rows = slice(done, done + len(x))
-        lower[rows], upper[rows] = found.lower.cpu(), found.upper.cpu()
-        done += len(x)
-    return Found({"value": upper - lower, "lower": lower, "upper": upper}, _annealing(job))
+    found = bdmc(job.model, len(x), chains=job.chains, temperatures=job.temperatures)
+    return {"value": found.gap, "lower": found.lower, "upper": found.upper}
 
 
-def _annealing(job: Job) -> dict[str, float]:
+def _annealing(job: Job, _: Any = None) -> dict[str, float]:
     return {"chains": job.chains, "temperatures": job.temperatures}
+
+
+def _warn(measure: str, said: str) -> None:
+    warnings.warn(f"{measure}: {said}", SamplingWarning, stacklevel=2)
 
 
 AT_ONCE = {"is": DRAWS}
 """By the first word of a measure's name: draws a row that it holds at once, where they are more than its particles."""
 
-RUN: dict[str, tuple[str, Callable[[Job], Found]]] = {
-    "elbo": ("lower bound", _elbo),
-    "iwae": ("lower bound", _iwae),
-    "is": ("lower bound", _is),
-    "quadrature": ("exact", _quadrature),
-    "avb": ("no bound", _avb),
-    "ais": ("lower bound", _ais),
-    "bdmc": ("gap on simulated rows", _bdmc),
+RUN = {
+    "elbo": _by_rows("lower bound", _elbo),
+    "iwae": _by_rows("lower bound", _iwae),
+    "is": _by_rows("lower bound", _is),
+    "quadrature": _by_rows("exact", _quadrature, _grid_facts),
+    "avb": Measure("no bound", _avb, _check_critic),
+    "ais": _by_rows("lower bound", _ais, _ais_facts),
+    "bdmc": _by_rows("gap on simulated rows", _bdmc, _annealing),
 }
-"""By the first word of a measure's name: what its value is to log p(x), and the function that finds it."""
+"""By the first word of a measure's name: the measure."""
