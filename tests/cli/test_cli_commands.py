@@ -380,7 +380,7 @@ def test_interrupted_run_says_how_to_go_on(monkeypatch, lowerbound, tmp_path) ->
     monkeypatch.setattr("lowerbound.recipes.fit", interrupt)
     code, out, err = lowerbound("train", "vae", "--data", "four-points", "--out", tmp_path / "run", *SMALL)
     assert (code, out) == (130, "")
-    assert err == "interrupted; a run goes on with --resume\n"
+    assert err == "interrupted; training goes on with --resume, evaluation when asked again\n"
 
 
 # --- As a process -----------------------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ def test_pictures_in_the_page_are_the_files_in_the_folder(run):
     shown = {base64.b64decode(image["src"].split(",", 1)[1]) for image in reader.images}
     assert shown == files
     assert {path.stem for path in (run / "figures").iterdir()} == {
-        "training_curves", "samples", "reconstructions", "latent_scatter", "manifold", "unit_kl",
+        "training_curves", "ladder", "samples", "reconstructions", "latent_scatter", "manifold", "unit_kl",
     }  # fmt: skip
     assert all(image["alt"] for image in reader.images)
     for image in reader.images:
@@ -204,7 +204,7 @@ def test_gallery_without_latents_or_manifold_gives_the_figures_it_can(run):
     rows = np.zeros((16, 5), dtype=np.float32)
     full = make_scores()
     report.write(run, Scores(full.measures, full.data, {}, gallery=Gallery(samples=rows, inputs=rows)))
-    assert {path.stem for path in (run / "figures").iterdir()} == {"training_curves", "samples"}
+    assert {path.stem for path in (run / "figures").iterdir()} == {"training_curves", "ladder", "samples"}
 
 
 def test_missing_folder(tmp_path):

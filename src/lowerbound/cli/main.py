@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lowerbound.cli import look, train
-from lowerbound.core.errors import LowerboundError, TrainingWarning
+from lowerbound.core.errors import LowerboundError, SamplingWarning, TrainingWarning
 
 __all__ = ["app", "main"]
 
@@ -48,13 +48,13 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
-            Console(stderr=True).print("interrupted; a run goes on with --resume")
+            Console(stderr=True).print("interrupted; training goes on with --resume, evaluation when asked again")
         raise
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Print the library's own warnings as a sentence, and others as Python does."""
-    if issubclass(category, TrainingWarning):
+    if issubclass(category, (TrainingWarning, SamplingWarning)):
         Console(stderr=True, soft_wrap=True).print(f"[bold yellow]warning[/]: {escape(str(message))}", highlight=False)
     else:
         _python_shows(message, category, *place, **more)

@@ -14,6 +14,7 @@ from lowerbound.core.files import write_bytes
 from lowerbound.evaluation import Gallery, Scores
 from lowerbound.report import figures, tables
 from lowerbound.report.html import Markup, Page, Picture, Section, code, element, picture, render, table
+from lowerbound.report.ladder import ladder, rungs
 from lowerbound.report.records import Record, flat, read_record
 from lowerbound.report.style import png
 from lowerbound.report.verdict import headline, notes
@@ -103,6 +104,9 @@ def _pictures(record: Record, scores: Scores | None, gallery: Gallery | None) ->
     if not record.certified:
         caption += " The objective is no certified bound of log p(x)."
     yield Picture("training_curves", "Training", caption, png(curves))
+    if scores is not None and scores.measures:
+        caption = "What is known of log p(x), in nats a row. Compare numbers of the same rows only."
+        yield Picture("ladder", "The ladder of bounds", caption, png(ladder(rungs(record, scores))))
     for name, draw, part, title, text in _GALLERY:
         if gallery is not None and getattr(gallery, part) is not None:
             yield Picture(name, title, text, png(draw(gallery)))
