@@ -77,6 +77,22 @@ def test_nodes_tell_what_they_are():
     assert trace.random_names(observed=False) == ["z"]
 
 
+def test_a_function_is_called_when_its_node_is_first_read_and_only_then():
+    calls = []
+
+    class Late(lb.BayesianNet):
+        def forward(self, bn):
+            z = bn.sample("z", Normal(torch.zeros(B), 1.0))
+            assert bn.deterministic("twice", lambda: calls.append(1) or 2 * z) is None
+
+    trace = Late().bind().run()
+    trace.log_joint()
+    assert (list(trace), trace.node("twice").kind, calls) == (["z", "twice"], "deterministic", [])
+    assert trace["twice"].equal(2 * trace["z"])
+    assert trace["twice"] is trace.get("twice")
+    assert calls == [1]
+
+
 def test_values_by_dictionary_and_by_keyword():
     x, z = torch.arange(5.0), torch.ones(B)
     trace = Affine().bind(B).observe({"x": x}, z=z)

@@ -149,7 +149,7 @@ class DecoderProgram(BayesianNet):
         p_z: Distribution = self.prior()
         z = bn.sample("z", p_z.expand(torch.Size([n])))
         p_x = self.likelihood(self.decoder(z))
-        bn.deterministic("x_mean", p_x.mean)
+        bn.deterministic("x_mean", lambda: p_x.mean)
         bn.sample("x", p_x, mask=mask)
 
 

@@ -170,7 +170,7 @@ class _Downward(DecoderProgram):
         for layer in range(len(self.links), 0, -1):
             z = bn.sample(f"z{layer}", self.links[layer - 1](z))
         p_x = self.likelihood(self.decoder(z))
-        bn.deterministic("x_mean", p_x.mean)
+        bn.deterministic("x_mean", lambda: p_x.mean)
         bn.sample("x", p_x, mask=mask)
 
 

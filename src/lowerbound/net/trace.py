@@ -16,7 +16,7 @@ data and, in both programs, at latents that belong to single rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -57,14 +57,14 @@ class Node:
     """
 
     __slots__ = (
-        *("_log_prob", "_version", "distribution", "kind", "mask", "moments", "name", "observed"),
-        *("pathwise", "scale", "value"),
+        *("_log_prob", "_value", "_version", "distribution", "kind", "mask", "moments", "name", "observed"),
+        *("pathwise", "scale"),
     )
 
     def __init__(
         self,
         name: str,
-        value: Tensor,
+        value: Tensor | Callable[[], Tensor],
         *,
         kind: str,
         distribution: Distribution | None = None,
@@ -75,12 +75,20 @@ class Node:
         scale: float = 1.0,
         mask: Tensor | None = None,
     ) -> None:
-        self.name, self.value, self.kind = name, value, kind
+        self.name, self._value, self.kind = name, value, kind
         self.scale, self.mask = scale, mask
         self.distribution, self.observed, self.pathwise = distribution, observed, pathwise
         self.moments = moments
         self._log_prob = log_prob
-        self._version = None if torch.compiler.is_compiling() or value.is_inference() else value._version
+        unversioned = not isinstance(value, Tensor) or torch.compiler.is_compiling() or value.is_inference()
+        self._version = None if unversioned else value._version  # type: ignore[union-attr]
+
+    @property
+    def value(self) -> Tensor:
+        """The value; one that was given as a function is computed when it is first read."""
+        if not isinstance(self._value, Tensor):
+            self._value = self._value()
+        return self._value
 
     def log_prob(self, *, weighted: bool = True) -> Tensor:
         """Return the log-probability (density) of the value's observed entries times `scale`, in nats.
@@ -231,14 +239,35 @@ class Trace(Mapping[str, Tensor]):
             )
         return self._draw(name, event, distribution, event_dims, scale=scale, mask=mask)
 
-    def deterministic(self, name: str, value: Tensor) -> Tensor:
-        """Name a computed value, so that it can be read from the trace; return it unchanged."""
+    @overload
+    def deterministic(self, name: str, value: Tensor) -> Tensor: ...
+
+    @overload
+    def deterministic(self, name: str, value: Callable[[], Tensor]) -> None: ...
+
+    def deterministic(self, name: str, value: Tensor | Callable[[], Tensor]) -> Tensor | None:
+        """Name a computed value, so that it can be read from the trace; return it unchanged.
+
+        Args:
+            name: The name of the node, unique in the program.
+            value: A tensor, or a function that returns it: it is called when the node is first read, and so never
+                where only log-probabilities are asked for. Nothing is returned then.
+
+        Raises:
+            NodeError: if the name is taken, or its value was given.
+
+        Example:
+            >>> bn = Trace()
+            >>> bn.deterministic("mean", lambda: torch.zeros(3))
+            >>> bn["mean"]
+            tensor([0., 0., 0.])
+        """
         self._claim(name)
         if name in self._values:
             cure = "Observe a stochastic node; deterministic ones follow from them."
             raise NodeError(explain(f"node {name!r}", expected="no observation", got="an observed value", cure=cure))
         self._record(Node(name, value, kind="deterministic"))
-        return value
+        return value if isinstance(value, Tensor) else None
 
     def implicit(self, name: str, value: Tensor, event_dims: int = 1, *, moments: Moments | None = None) -> Tensor:
         """Name a draw that has no density, such as the output of a sampler network.
