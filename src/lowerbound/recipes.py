@@ -160,7 +160,7 @@ RECIPES: dict[str, Recipe] = {
                 "critic_lr": 2e-3,
             },
             validation=0.0,
-            steps=10_000,
+            steps=8_000,
             training={**_ADVERSARIAL, "batch_size": 32},
         ),
         Recipe(

@@ -17,25 +17,10 @@ import torch
 
 import lowerbound as lb
 import tiny
-from lowerbound.cli import main
 from tiny import contents, difference, files
 
 COMMANDS = ["train", "evaluate", "report", "compare", "sample", "encode", "reconstruct", "impute", "recipes", "data"]
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--epochs", "1", "--quiet"]
-
-
-@pytest.fixture
-def lowerbound(monkeypatch, capsys):
-    """Run the program within this process; return its exit status, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lowerbound", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return end.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +330,6 @@ def save_and_die(self, state):
     if state.step == 7:
         os.kill(os.getpid(), signal.SIGKILL)
 Checkpoint.save = save_and_die
-from lowerbound.cli import main
 main()
 """
 

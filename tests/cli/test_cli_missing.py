@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
-from lowerbound.cli import main
 from lowerbound.runs import load, load_data
 
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--epochs", "2", "--quiet"]
-
-
-@pytest.fixture
-def lowerbound(monkeypatch, capsys):
-    """Run the program within this process; return its exit status, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["lowerbound", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        return end.value.code or 0, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -108,6 +108,18 @@ def test_a_damaged_file_is_begun_anew(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.rows["ais"], whole.rows["ais"])
 
 
+def test_weights_of_any_shape_and_type_tell_models_apart(tmp_path: Path) -> None:
+    """A scalar, an integer and a boolean among them."""
+    model = LatentVariableModel(Narrow(), Wide())
+    model.register_buffer("count", torch.tensor(3))
+    model.register_buffer("seen", torch.tensor([True, False]))
+    options: dict[str, Any] = {"keep": tmp_path, "seed": 0}
+    first, again = (lb.evaluate(model, Rows(X), "elbo", **options).rows["elbo"] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    model.posterior.weight.data += 0.1
+    assert not np.array_equal(lb.evaluate(model, Rows(X), "elbo", **options).rows["elbo"], first)
+
+
 def test_a_run_keeps_what_is_done_until_its_scores_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, _ = lb.data.digits()
     model = lb.models.VAE(event_shape=(8, 8), latent_dim=2, hidden=(8,))

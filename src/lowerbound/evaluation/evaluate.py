@@ -106,13 +106,14 @@ def evaluate(
     module: Any = model
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
+    identity = "" if keep is None else _identity(module, data)
 
     def job_of(name: str, *, bar: bool = False) -> Job:
         kind, particles = parsed[name]
         size = _batch_size(max(particles, chains if kind in ANNEALED else AT_ONCE.get(kind, 1)))
         path = None if keep is None else Path(keep) / f"{name}.safetensors"
-        numbers: list[str | int] = [name, n, size, seed, *([chains, temperatures] if kind in ANNEALED else [])]
-        ledger = Ledger(n, path, "" if path is None else _key(module, data, numbers))
+        numbers = [n, size, seed, *([chains, temperatures] if kind in ANNEALED else [])]
+        ledger = Ledger(n, path, f"{identity} {name} {numbers}")
         batches = partial(_batches, module, data, size, n, bar=name if bar else None)
         return Job(name, module, batches, particles, objective, seed, chains, temperatures, ledger)
 
@@ -206,12 +207,12 @@ def _progress(name: str | None, rows: int) -> Iterator[Callable[[int], None]]:
         yield lambda rows: bar.advance(task, rows)
 
 
-def _key(model: Any, data: Data, numbers: list[str | int]) -> str:
-    """Return a digest of everything that the values of a measure depend on."""
-    found = hashlib.sha256(json.dumps([data.describe(), numbers], sort_keys=True).encode())
+def _identity(model: Any, data: Data) -> str:
+    """Return a digest of the weights and of what identifies the data."""
+    found = hashlib.sha256(json.dumps(data.describe(), sort_keys=True).encode())
     for name, value in model.state_dict().items():
         found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
