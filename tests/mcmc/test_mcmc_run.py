@@ -217,6 +217,36 @@ def test_given_other_data_is_the_target_of_those() -> None:
     assert not moved(position).equal(target(position))
 
 
+class Spread(lb.BayesianNet):
+    """Rows that share their deviation; B of them stand for all by the scale."""
+
+    def forward(self, bn, rows, scale):
+        sd = bn.sample("sd", HalfNormal(torch.tensor(1.0, dtype=torch.float64)))
+        bn.sample("y", Normal(torch.zeros(rows), sd[..., None]), event_dims=1, scale=scale)
+
+
+def test_minibatches_are_taken_one_a_call() -> None:
+    net, y = Spread(), random(5, 6)
+    target = LogJoint(net.bind(6, 1.0), {"y": y})
+    position = target.initial(chains=CHAINS)
+    halves = target.minibatches((net.bind(3, 2.0), {"y": half}) for half in y.reshape(2, 3))
+    first, second = halves(position), halves(position)
+    torch.testing.assert_close(0.5 * (first + second), target(position))  # the mean of all minibatches is the whole
+    assert not first.allclose(second)
+    assert halves.constrain(position)["sd"].equal(target.constrain(position)["sd"])
+    with pytest.raises(ArgumentError, match="minibatches: expected one for every step, got no more. Let them go on"):
+        halves(position)
+
+
+def test_every_chain_may_have_a_minibatch_of_its_own() -> None:
+    net, y = Spread(), random(5, CHAINS, 3)
+    target = LogJoint(net.bind(3, 2.0), {"y": y[0]})
+    position = target.initial(chains=CHAINS)
+    together = target.minibatches([(net.bind(3, 2.0), {"y": y})])(position)
+    alone = [target.given(net.bind(3, 2.0), {"y": row})(position)[i] for i, row in enumerate(y)]
+    torch.testing.assert_close(together, torch.stack(alone))
+
+
 class Discrete(lb.BayesianNet):
     def forward(self, bn):
         k = bn.sample("k", Bernoulli(torch.full((B,), 0.5)))

@@ -98,6 +98,10 @@ def test_sgnht_finds_the_noise_by_itself() -> None:
     assert float(samples.state.velocity.square().mean()) == pytest.approx(step_size, rel=0.05)
     assert float(samples.draws["position"].var()) == pytest.approx(VARIANCE, rel=0.04)
     assert float(samples.state.friction.mean()) == pytest.approx(noise + step_size * NOISE / 2, rel=0.1)
+    thermostat = samples.stats["friction"]
+    assert thermostat.shape == (2000, DRAWS)
+    assert thermostat[:, -1].equal(samples.state.friction)
+    assert not thermostat[:, -2].equal(samples.state.friction)
     assert hamiltonian_variance(step_size, noise, 0.0, NOISE) > 1.1 * VARIANCE  # what the noise does unnoticed
 
 

@@ -9,7 +9,7 @@ from lowerbound.mcmc.run import run
 from lowerbound.mcmc.samples import Samples
 from lowerbound.mcmc.sghmc import SGHMC, SGHMCState
 from lowerbound.mcmc.sgld import SGLD, SGLDState
-from lowerbound.mcmc.sgnht import SGNHT, SGNHTState
+from lowerbound.mcmc.sgnht import SGNHT, SGNHTInfo, SGNHTState
 from lowerbound.mcmc.target import Packed, pack
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Packed",
     "SGHMCState",
     "SGLDState",
+    "SGNHTInfo",
     "SGNHTState",
     "Samples",
     "ess",

@@ -2,7 +2,7 @@ r"""The latents of a stochastic program, given its data, as positions without co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
 
 from lowerbound.core.checks import positive_int
-from lowerbound.core.errors import NodeError, explain
+from lowerbound.core.errors import ArgumentError, NodeError, explain
 from lowerbound.core.numerics import unvalidated
 from lowerbound.core.random import seeded
 
@@ -101,9 +101,52 @@ class LogJoint:
 
     def given(self, program: Any, observed: Mapping[str, Tensor]) -> LogJoint:
         """Return the same latents given other data, such as the next minibatch; the program is not looked at again."""
-        other: LogJoint = object.__new__(type(self))
+        other: LogJoint = object.__new__(LogJoint)
         other.__dict__.update(self.__dict__, program=program, observed=dict(observed))
         return other
+
+    def minibatches(self, pairs: Iterable[tuple[Any, Mapping[str, Tensor]]]) -> LogJoint:
+        """Return a log-joint of the same latents that is given the next program and its data at every call.
+
+        It is what the stochastic-gradient kernels are for. The likelihood's ``scale=N / B`` lets B rows stand for all.
+
+        Args:
+            pairs: Bound programs, each with its observed data; without end, or more than there will be steps. Data of
+                shape ``[chains, B, ...]`` are a minibatch of its own for every chain.
+
+        Raises:
+            ArgumentError: at a call, if there are no more pairs.
+
+        Example:
+            >>> from torch.distributions import LogNormal, Poisson
+            >>> class Counts(lb.BayesianNet):
+            ...     def forward(self, bn, rows, scale):
+            ...         rate = bn.sample("rate", LogNormal(0.0, 1.0))
+            ...         bn.sample("n", Poisson(rate[..., None].expand(*bn.particles, rows)), event_dims=1, scale=scale)
+            >>> counts, net = torch.tensor([3.0, 5.0, 4.0, 8.0, 5.0, 2.0]), Counts()
+            >>> halves = ((net.bind(3, 2.0), {"n": counts[torch.randperm(6)[:3]]}) for _ in range(1000))
+            >>> target = LogJoint(net.bind(6, 1.0), {"n": counts})
+            >>> start = target.initial(chains=9)
+            >>> samples = lb.mcmc.run(lb.mcmc.SGLD(1e-2), target.minibatches(halves), start, warmup=80, draws=80)
+            >>> bool((samples.draws["rate"].mean() - counts.mean()).abs() < 1)
+            True
+        """
+        other = _Minibatches.__new__(_Minibatches)
+        other.__dict__.update(self.__dict__, pairs=iter(pairs))
+        return other
+
+
+class _Minibatches(LogJoint):
+    """A log-joint that asks for other data at every call."""
+
+    pairs: Iterator[tuple[Any, Mapping[str, Tensor]]]
+
+    def trace(self, position: Mapping[str, Tensor]) -> tuple[Any, Tensor]:
+        pair = next(self.pairs, None)
+        if pair is None:
+            cure = "Let them go on without end, with itertools.cycle or a generator; every step takes one."
+            raise ArgumentError(explain("minibatches", expected="one for every step", got="no more", cure=cure))
+        return self.given(*pair).trace(position)
 
 
 def _bijection(name: str, node: Any, again: Any) -> Transform:

@@ -37,7 +37,7 @@ def run(
         kernel: `HMC`, `SGLD`, or anything with their `init` and `step`.
         log_prob: From a tensor, or a dict of tensors, to log-densities ``[chains, *batch]``; a `LogJoint` for a
             stochastic program, whose draws come back inside their supports. The stochastic-gradient kernels may be
-            given a function that takes the next minibatch at every call.
+            given a function that takes the next minibatch at every call, such as `LogJoint.minibatches`.
         position: Where the chains start: a tensor ``[chains, *batch, *event]`` or a dict of such tensors.
         draws: The number of draws to keep.
         warmup: The steps before, which are thrown away; in them alone a kernel may adapt.

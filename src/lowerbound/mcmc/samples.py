@@ -19,8 +19,8 @@ class Samples:
 
     Attributes:
         draws: By name, shape ``[chains, draws, *batch, *event]``.
-        stats: Of every draw, shape ``[chains, draws, *batch]``: ``log_prob``, and of `HMC` also ``acceptance``,
-            ``accepted`` and ``diverged``.
+        stats: Of every draw, shape ``[chains, draws, *batch]``: ``log_prob``, of `HMC` also ``acceptance``,
+            ``accepted`` and ``diverged``, of `SGNHT` also ``friction``.
         state: The kernel's state behind the last draw.
         remarks: What its user should know, in sentences; they were warnings of `lowerbound.mcmc.run`.
     """

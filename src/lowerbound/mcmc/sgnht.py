@@ -9,10 +9,22 @@ import torch
 from torch import Tensor
 
 from lowerbound.core.checks import number
-from lowerbound.mcmc.step_sizes import StepInfo, StepSize, check_step_size, step_size_at
+from lowerbound.mcmc.step_sizes import StepSize, check_step_size, step_size_at
 from lowerbound.mcmc.target import LogProb, finite_start, value_and_grad
 
-__all__ = ["SGNHT", "SGNHTState"]
+__all__ = ["SGNHT", "SGNHTInfo", "SGNHTState"]
+
+
+class SGNHTInfo(NamedTuple):
+    """What is to be known of a step, shapes ``[chains, *batch]``.
+
+    Attributes:
+        log_prob: The (minibatch) log-density of the step.
+        friction: The thermostat behind it.
+    """
+
+    log_prob: Tensor
+    friction: Tensor
 
 
 class SGNHTState(NamedTuple):
@@ -73,7 +85,7 @@ class SGNHT:
         velocity = math.sqrt(step_size_at(self.step_size, 0)) * torch.randn_like(grad)
         return SGNHTState(position.detach(), value, velocity, torch.full_like(value, self.noise), 0)
 
-    def step(self, log_prob: LogProb, state: SGNHTState) -> tuple[SGNHTState, StepInfo]:
+    def step(self, log_prob: LogProb, state: SGNHTState) -> tuple[SGNHTState, SGNHTInfo]:
         """Make one step."""
         step_size = step_size_at(self.step_size, state.steps)
         middle, friction = _drift(state.position, state.velocity, state.friction, step_size)
@@ -82,7 +94,7 @@ class SGNHT:
         drawn = math.sqrt(2 * self.noise * step_size) * torch.randn_like(grad)
         velocity = damping * (damping * state.velocity + step_size * grad + drawn)
         position, friction = _drift(middle, velocity, friction, step_size)
-        return SGNHTState(position, value, velocity, friction, state.steps + 1), StepInfo(value)
+        return SGNHTState(position, value, velocity, friction, state.steps + 1), SGNHTInfo(value, friction)
 
 
 def _drift(position: Tensor, velocity: Tensor, friction: Tensor, step_size: float) -> tuple[Tensor, Tensor]:
