@@ -22,6 +22,7 @@ EXPECTED = {
     "vae_notebook.py": (["003.png"], "test iwae-100: "),
     "avb_four_points.py": (["training_curve.png", "latent_scatter.png"], "training estimate, no bound"),
     "conv_vae.py": (["latent_scatter.png", "manifold.png"], "Epoch: 03, Test set VLB: "),
+    "mixture_sgnht.py": (["thermostat.png"], "a + eta V / 2 = 0.3500"),
     "hmc_eight_schools.py": (["marginals.png"], "nats; exact -12.711"),
     "eight_schools.py": (["posterior.png"], "exact: log p(y) = -12.711 nats; tau > 0 in 50.0%"),
 }
