@@ -40,12 +40,16 @@ class Net(lb.BayesianNet):
         self.sizes, self.classes, self.width = sizes, classes, 3.0 if classes else 1.0
         self.log_noise = nn.Parameter(torch.zeros(()))
 
-    def forward(self, bn, x: Tensor, scale: float) -> None:
+    def output(self, bn, x: Tensor) -> Tensor:
+        """Draw the weights, and return what the net makes of x."""
         h = x  # [rows, inputs], and [particles, rows, units] from the first layer on
         for layer, (inputs, outputs) in enumerate(pairwise(self.sizes)):
             w = bn.sample(f"w{layer}", Normal(torch.zeros(inputs + 1, outputs), self.width), event_dims=2)
             h = torch.cat([h.relu() if layer else h, torch.ones_like(h[..., :1])], -1) @ w / math.sqrt(inputs + 1)
-        f = bn.deterministic("f", h[..., 0])
+        return bn.deterministic("f", h[..., 0])
+
+    def forward(self, bn, x: Tensor, scale: float) -> None:
+        f = self.output(bn, x)
         p_y = Bernoulli(logits=f) if self.classes else Normal(f, self.log_noise.exp())
         bn.sample("y", p_y, event_dims=1, scale=scale)
 

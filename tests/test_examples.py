@@ -11,6 +11,8 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 EXPECTED = {
     "bayesian_neural_net.py": (["calibration.png"], "Bayesian neural net  RMSE "),
+    "bnn_sghmc.py": (["calibration.png"], "SGHMC less mean field: log-likelihood "),
+    "matrix_factorization.py": (["ratings.png"], "  posterior (HMC)       RMSE "),
     "missing_data.py": (["imputation.png"], "MIWAE                RMSE "),
     "variational_dropout.py": (["rates.png"], "learned rates     accuracy "),
     "iwae.py": (["bounds.png"], "K = 50"),
