@@ -100,7 +100,7 @@ def picture(
     ends = [0.9 * min(says), 1.05 * max(says)]
     left.plot(ends, ends, color=style.GREY, linewidth=0.8, zorder=0)
     left.axhline(NOISE, color=style.INK, linestyle="--", linewidth=1, label="noise")
-    left.set(xlabel="predicted deviation (rating)", ylabel="RMSE (rating)", title="error against prediction of it")
+    left.set(xlabel="predicted deviation (rating)", ylabel="RMSE (rating)", title="errors and predicted deviations")
     left.legend(loc="upper left")
     for (name, shares), colour in zip(coverage.items(), (style.MAIN, style.ACCENT), strict=True):
         right.plot(LEVELS, shares, color=colour, label=name)
