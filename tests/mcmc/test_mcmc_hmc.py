@@ -1,13 +1,12 @@
 """Hamiltonian Monte Carlo: the integrator's physics, the target it leaves alone, and what its warm-up learns.
 
-Conservation: chains start from exact draws, move, and their empirical distribution is held against the exact one. By
-the inequality of Dvoretzky, Kiefer, Wolfowitz and Massart a true sampler fails with probability 1e-6 at most; planted
-mistakes must fail the same test.
+Conservation: chains start from exact draws, move, and their empirical distribution is held against the exact one. A true
+sampler fails with probability 1e-6 at most, and one that moves the target by a Kolmogorov distance of 0.025 passes with
+probability 1e-6 at most (see `bands`); planted mistakes must fail the same test.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -19,14 +18,17 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Beta, Gamma, Normal, Poisson
 
 import lowerbound as lb
+from bands import band, enough, from_uniform
 from exact import random
-from lowerbound.mcmc import HMC, HMCState, LogJoint, adaptation, pack
-from lowerbound.mcmc.hmc import HMCInfo, Point, leapfrog
+from lowerbound.mcmc import HMC, LogJoint, adaptation, pack
+from lowerbound.mcmc.hmc import Point, leapfrog
 from lowerbound.mcmc.target import value_and_grad
+from planted import Accepts, ForgetsJacobian, always, right, without_kinetic
 
-CHAINS = 20_000
-FALSE_ALARM = 1e-6
-BAND = math.sqrt(math.log(2 / FALSE_ALARM) / (2 * CHAINS))  # 0.019
+FALSE_ALARM = FALSE_PASS = 1e-6
+DETECTS = 0.025  # a Kolmogorov distance
+CHAINS = enough(DETECTS, false_alarm=FALSE_ALARM, false_pass=FALSE_PASS)  # 46,428
+BAND = band(CHAINS, FALSE_ALARM)
 
 # --- The integrator ---------------------------------------------------------------------------------------------------
 
@@ -165,9 +167,7 @@ def distance(case: Case, kernel: HMC, *, warmup: int = 0, steps: int = 4) -> flo
         state, _ = kernel.step(packed.log_prob, state)
     assert (state.position != packed.position).double().mean() > 0.6  # chains that stay would pass any test
     end = {name: value[0] for name, value in packed.unpack(state.position).items()}
-    u = case.cdf(end["position"] if isinstance(case.draws, Tensor) else end).sort().values
-    ranks = torch.arange(CHAINS + 1, dtype=torch.float64) / CHAINS
-    return float(torch.maximum((ranks[1:] - u).max(), (u - ranks[:-1]).max()))
+    return from_uniform(case.cdf(end["position"] if isinstance(case.draws, Tensor) else end))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -175,30 +175,22 @@ def test_target_is_left_invariant(case: Callable[[], Case]) -> None:
     assert distance(case(), HMC(step_size=0.5, leapfrogs=3)) < BAND
 
 
-class AcceptsAll(HMC):
-    def step(self, log_prob: Any, state: HMCState) -> tuple[HMCState, HMCInfo]:
-        def at(z: Tensor) -> Point:
-            return Point(z, *value_and_grad(log_prob, z))
-
-        start = Point(state.position, state.log_prob, state.grad)
-        end, _ = leapfrog(at, start, torch.randn_like(state.position), state.step_size, state.variance, self.leapfrogs)
-        yes = torch.ones_like(end.log_prob, dtype=torch.bool)
-        info = HMCInfo(end.log_prob, yes.double(), yes, ~yes)
-        return state._replace(position=end.position, log_prob=end.log_prob, grad=end.grad), info
-
-
-class ForgetsJacobian(LogJoint):
-    def log_det(self, position: Any, values: Any) -> Tensor:
-        return 0 * super().log_det(position, values)
+def test_conservation_sees_what_it_says() -> None:
+    """Numbers that are uniform, and numbers whose distribution is off by just the distance that is promised."""
+    for seed in range(20):
+        u = torch.rand(CHAINS, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        assert from_uniform(u) < BAND < from_uniform((u - DETECTS).clamp_min(0))
 
 
 def test_planted_mistakes_move_the_target() -> None:
     kernel = HMC(step_size=0.5, leapfrogs=3)
-    assert distance(quartic(), AcceptsAll(step_size=0.5, leapfrogs=3)) > 1.5 * BAND
-    assert distance(counts(ForgetsJacobian), kernel) > 1.5 * BAND
-    assert distance(coins(ForgetsJacobian), kernel) > 1.5 * BAND
+    assert distance(quartic(), Accepts(right, step_size=0.5, leapfrogs=3)) < BAND
+    assert distance(quartic(), Accepts(always, step_size=0.5, leapfrogs=3)) > DETECTS
+    assert distance(counts(), Accepts(without_kinetic, step_size=0.5, leapfrogs=3)) > DETECTS
+    assert distance(counts(ForgetsJacobian), kernel) > DETECTS
+    assert distance(coins(ForgetsJacobian), kernel) > DETECTS
     unfrozen = HMC(step_size=0.2, leapfrogs=3)  # each chain adapts its step size to where it is
-    assert distance(counts(), unfrozen, warmup=10_000, steps=6) > 1.5 * BAND
+    assert distance(counts(), unfrozen, warmup=10_000, steps=6) > DETECTS
     assert distance(counts(), unfrozen, steps=6) < BAND
 
 

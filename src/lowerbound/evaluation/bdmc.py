@@ -3,6 +3,7 @@ r"""Bidirectional Monte Carlo: how far annealed importance sampling may be off, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,7 +57,7 @@ def bdmc(
     *,
     chains: int = 16,
     temperatures: int = 1000,
-    schedule: str = "sigmoid",
+    schedule: str | Sequence[float] = "sigmoid",
     leapfrogs: int = 2,
     initial: str = "posterior",
 ) -> Sandwich:
@@ -82,7 +83,8 @@ def bdmc(
         Both bounds and the gap of every row.
 
     Raises:
-        ArgumentError: if a number is not positive, or the model makes no rows ``x``.
+        ArgumentError: if a number is out of its range, the schedule does not increase from 0 to 1, or the model makes no
+            rows ``x``.
         NodeError: if a latent is discrete or has no density.
 
     Source: Grosse, Ghahramani and Adams, Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo (2015); Wu
