@@ -60,8 +60,8 @@ class Accepts(HMC):
 class NeverFreezes(HMC):
     """Hamiltonian Monte Carlo whose every chain adapts its step size, before each transition, to the gradient there.
 
-    An adaptation without memory. One like dual averaging, which goes by acceptance, moves the target less: it takes some
-    20,000 chains to be seen.
+    An adaptation without memory. One like dual averaging, which goes by acceptance, moves the target less: it takes
+    some 20,000 chains to be seen.
     """
 
     def step(self, log_prob: Any, state: HMCState) -> tuple[HMCState, HMCInfo]:

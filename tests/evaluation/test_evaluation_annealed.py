@@ -324,11 +324,11 @@ def test_paths_without_two_densities_are_refused(net: Any, initial: Any, message
 )
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_bad_arguments_are_refused(both_ways: bool, options: dict[str, Any], message: str) -> None:
+    model = LatentVariableModel(GENERATOR, poor())
+    one_way: tuple[Any, ...] = ais, GENERATOR.bind(B), {"x": X}
+    measure, *arguments = (bdmc, model, B) if both_ways else one_way
     with pytest.raises(ArgumentError, match=message):
-        if both_ways:
-            bdmc(LatentVariableModel(GENERATOR, poor()), B, **{"temperatures": 2, **options})
-        else:
-            ais(GENERATOR.bind(B), {"x": X}, **{"temperatures": 2, **options})
+        measure(*arguments, **{"temperatures": 2, **options})
 
 
 def test_fitted_start_is_a_start_like_any_other() -> None:

@@ -15,11 +15,11 @@ from lowerbound.mcmc import ess, ess_bulk, ess_tail, mcse, rhat
 CHAINS, DRAWS = 4, 4000
 
 
-def walk(phi: float, seed: int = 0) -> Tensor:
-    """Return stationary AR(1) chains ``[chains, draws]`` of variance 1."""
-    noise = random(seed, CHAINS, DRAWS)
+def walk(phi: float, seed: int = 0, *, draws: int = DRAWS, rest: tuple[int, ...] = ()) -> Tensor:
+    """Return stationary AR(1) chains ``[chains, draws, *rest]`` of variance 1."""
+    noise = random(seed, CHAINS, draws, *rest)
     value, found = noise[:, 0], [noise[:, 0]]
-    for t in range(1, DRAWS):
+    for t in range(1, draws):
         value = phi * value + math.sqrt(1 - phi**2) * noise[:, t]
         found.append(value)
     return torch.stack(found, 1)
@@ -34,6 +34,32 @@ def test_ess_of_an_autoregression(phi: float) -> None:
     assert float(ess_bulk(draws)) == pytest.approx(truth, rel=bar)  # ranks of a Gaussian are a Gaussian again
     assert float(mcse(draws)) == pytest.approx(1 / math.sqrt(truth), rel=bar)
     assert float(rhat(draws)) < 1.01
+
+
+MANY = 400
+
+
+@pytest.mark.parametrize("draws", [250, 1_000])
+def test_ess_of_independent_draws_is_their_number(draws: int) -> None:
+    """Over 400 sets. The estimate spreads by some 1.4 / sqrt(draws) and leans by one percent and a half, as the sum is
+    cut where it looks best: a bar of 4 leaves 5 standard errors of the mean.
+    """
+    ratio = ess(random(3, CHAINS, draws, MANY)) / (CHAINS * draws)
+    assert float(ratio.mean()) == pytest.approx(1.0, abs=0.04)
+    assert float(ratio.std()) < 1.7 / math.sqrt(draws)
+    planted = ess(walk(0.1, draws=draws, rest=(MANY,))) / (CHAINS * draws)
+    assert float(planted.mean()) == pytest.approx(0.9 / 1.1, abs=0.04)
+
+
+@pytest.mark.parametrize("phi", [0.0, 0.7])
+def test_mcse_is_the_error_of_the_mean(phi: float) -> None:
+    """Means of 400 sets of draws, in units of their standard errors, have the variance 1 within 5 of its errors."""
+    draws = walk(phi, draws=500, rest=(MANY,))
+    z = draws.mean((0, 1)) / mcse(draws)
+    bar = 5 * math.sqrt(2 / MANY)
+    assert float(z.square().mean()) == pytest.approx(1.0, abs=bar)
+    if phi:  # the error of as many independent draws
+        assert float((draws.mean((0, 1)).square() * CHAINS * 500).mean()) > 1 + 5 * bar
 
 
 def test_ess_does_not_count_lag_zero_twice() -> None:
@@ -76,7 +102,15 @@ def test_nothing_that_varies_has_no_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "function, shape, chains", [(ess, (4, 9), 1), (ess_bulk, (9,), 1), (ess_tail, (4, 3), 1), (rhat, (1, 100), 2)]
+    "function, shape, chains",
+    [
+        (ess, (4, 9), 1),
+        (ess_bulk, (9,), 1),
+        (ess_tail, (4, 3), 1),
+        (mcse, (0, 100), 1),
+        (rhat, (1, 100), 2),
+        (rhat, (4, 9), 2),
+    ],
 )
 def test_too_few_chains_or_draws_are_refused(function, shape: tuple[int, ...], chains: int) -> None:
     with pytest.raises(

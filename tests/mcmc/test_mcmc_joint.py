@@ -23,6 +23,9 @@ from bands import band_of_two, between, enough
 from lowerbound.mcmc import HMC, LogJoint, pack
 from planted import Accepts, ForgetsJacobian, KeepsData, NeverFreezes, always, right, without_kinetic
 
+# Where the scale is small a density is steep, and some transitions diverge; chains of planted mistakes may never move.
+pytestmark = pytest.mark.filterwarnings("ignore::lowerbound.core.errors.SamplingWarning")
+
 Values = dict[str, Tensor]
 FALSE_ALARM = FALSE_PASS = 1e-6  # of all comparisons of a run together
 
@@ -112,8 +115,8 @@ def test_geweke_sees_planted_mistakes(mistake: str) -> None:
 
 @pytest.mark.slow
 def test_both_simulators_have_the_same_distribution_in_a_long_run() -> None:
-    """Detects a distance of 0.01, after 40 turns."""
-    rows = 2 * enough(0.01, false_alarm=SHARE, false_pass=FALSE_PASS)
+    """Detects a distance of 0.02, after 40 turns."""
+    rows = 2 * enough(0.02, false_alarm=SHARE, false_pass=FALSE_PASS)
     assert geweke(rows, HMC(**SETTINGS), turns=40) < band_of_two(rows, SHARE)
 
 
@@ -144,12 +147,10 @@ def test_calibration_sees_what_it_says() -> None:
     assert stats.ncx2.cdf(threshold, CHAINS, SETS * UNEVEN) < FALSE_PASS
 
 
-@pytest.mark.filterwarnings("ignore::lowerbound.core.errors.SamplingWarning")  # one draw says little of acceptance
 def test_ranks_of_the_truth_are_uniform() -> None:
     assert calibration(SETS, HMC(step_size=0.3, leapfrogs=2)) > CALIBRATED
 
 
-@pytest.mark.filterwarnings("ignore::lowerbound.core.errors.SamplingWarning")
 @pytest.mark.parametrize(
     "kernel, kind",
     [
@@ -165,7 +166,6 @@ def test_calibration_sees_planted_mistakes(kernel: HMC, kind: type[LogJoint]) ->
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::lowerbound.core.errors.SamplingWarning")
 def test_ranks_of_the_truth_are_uniform_for_many_data_sets() -> None:
     """Sees bins whose relative error is 0.09 in the root of the mean square."""
     sets = 20_000

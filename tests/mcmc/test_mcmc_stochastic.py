@@ -1,7 +1,8 @@
 """Stochastic-gradient samplers on a Gaussian posterior, with real minibatches: their stationary moments in closed form.
 
-On a Gaussian with constant curvature every chain is a linear recursion, whose stationary covariance solves a discrete
-Lyapunov equation. False alarms: bars are 5 standard errors wide, 6e-7 a comparison, and seeds are fixed.
+At every step each chain draws B of the N rows, without replacement, and takes their gradient N / B times. The
+curvature is constant, so a chain is a linear recursion; its stationary covariance solves a discrete Lyapunov equation.
+False alarms: bars are 5 standard errors wide, 6e-7 a comparison, and seeds are fixed.
 """
 
 from __future__ import annotations
@@ -13,19 +14,21 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import solve_discrete_lyapunov
+from scipy.optimize import brentq
 from torch import Tensor
+from torch.distributions import Normal
 
 import lowerbound as lb
 from exact import random
 from lowerbound.core.errors import ArgumentError, NonFiniteError
-from lowerbound.mcmc import PSGLD, SGHMC, SGLD, SGNHT
+from lowerbound.mcmc import PSGLD, SGHMC, SGLD, SGNHT, LogJoint
 
 CHAINS = 5_000
 ROWS, BATCH = 20, 5
 Y = 0.5 + random(0, ROWS)  # y_i ~ N(theta, 1), theta ~ N(0, 1)
 PRECISION = 1.0 + ROWS
 MEAN, VARIANCE = float(Y.sum()) / PRECISION, 1 / PRECISION
-BATCHES = Y.reshape(-1, BATCH)  # the minibatches
+BATCHES = torch.combinations(Y, BATCH)  # all minibatches
 NOISE = (ROWS / BATCH) ** 2 * float(BATCHES.sum(1).var(correction=0))  # the gradient's variance
 DRAWS = 8
 BAR = 5 * math.sqrt(2 / CHAINS / 3)  # relative, of a variance; eight draws of a chain are worth three and more
@@ -35,21 +38,33 @@ def full(theta: Tensor) -> Tensor:
     return -0.5 * theta**2 - 0.5 * (Y - theta[..., None]).square().sum(-1)
 
 
+def draw_rows(theta: Tensor) -> Tensor:
+    """Return a minibatch for every chain, ``[*theta.shape, B]``."""
+    return BATCHES[torch.randint(len(BATCHES), theta.shape)]
+
+
+def given(theta: Tensor, y: Tensor, scale: float = ROWS / BATCH) -> Tensor:
+    return -0.5 * theta**2 - 0.5 * scale * (y - theta[..., None]).square().sum(-1)
+
+
 def minibatch(theta: Tensor) -> Tensor:
-    """Every chain takes a minibatch of its own."""
-    y = BATCHES[torch.randint(len(BATCHES), theta.shape)]
-    return -0.5 * theta**2 - 0.5 * ROWS / BATCH * (y - theta[..., None]).square().sum(-1)
+    return given(theta, draw_rows(theta))
+
+
+def unscaled(theta: Tensor) -> Tensor:
+    """A planted mistake: the minibatch stands for itself only."""
+    return given(theta, draw_rows(theta), scale=1.0)
 
 
 def moments(kernel: Any, log_prob: Any) -> tuple[float, float]:
-    """Return mean and variance of where the chains are, far behind a start at the posterior."""
+    """Return mean and variance of where chains are, far behind a start at the posterior."""
     start = MEAN + math.sqrt(VARIANCE) * torch.randn(CHAINS, dtype=torch.float64)
     samples = lb.mcmc.run(kernel, log_prob, start, warmup=60, draws=DRAWS, thin=10)
     draws = samples.draws["position"]
     return float(draws.mean()), float(draws.var())
 
 
-def langevin_variance(step_size: float, noise: float) -> float:
+def langevin_variance(step_size: Any, noise: float) -> Any:
     return (step_size + step_size**2 * noise / 4) / (1 - (1 - step_size * PRECISION / 2) ** 2)
 
 
@@ -88,21 +103,47 @@ def test_sghmc_takes_back_noise_that_it_knows() -> None:
     assert variance == pytest.approx(corrected, rel=BAR)
 
 
-def test_sgnht_finds_the_noise_by_itself() -> None:
-    """The thermostat holds the kinetic energy: the mean squared velocity is the step size, whatever the noise."""
-    step_size, noise = 0.002, 0.2
-    start = MEAN + math.sqrt(VARIANCE) * torch.randn(2000, 5, dtype=torch.float64)  # five of a kind in each chain
-    kernel = SGNHT(step_size, noise=noise)
-    samples = lb.mcmc.run(kernel, lambda theta: minibatch(theta).sum(-1), start, warmup=300, draws=DRAWS, thin=20)
-    # Twice the bars of 5000 independent chains, and a bias of half a percent
-    assert float(samples.state.velocity.square().mean()) == pytest.approx(step_size, rel=0.05)
-    assert float(samples.draws["position"].var()) == pytest.approx(VARIANCE, rel=0.04)
-    assert float(samples.state.friction.mean()) == pytest.approx(noise + step_size * NOISE / 2, rel=0.1)
+def thermostat_covariance(friction: float, step_size: float, noise: float) -> np.ndarray:
+    """Return the covariance of (velocity, position) under a thermostat that stands still."""
+    damping = math.exp(-friction / 2)
+    velocity = damping * np.array([damping - step_size * PRECISION / 2, -step_size * PRECISION])
+    matrix = np.stack([velocity, [0.5, 1.0] + 0.5 * velocity])
+    drawn = damping**2 * (2 * noise * step_size + step_size**2 * NOISE)
+    return np.asarray(solve_discrete_lyapunov(matrix, drawn * np.array([[1.0, 0.5], [0.5, 0.25]])))
+
+
+class StuckThermostat(SGNHT):
+    """A planted mistake: the friction never learns of the noise."""
+
+    def step(self, log_prob: Any, state: Any) -> Any:
+        moved, info = super().step(log_prob, state)
+        return moved._replace(friction=state.friction), info
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.3])
+def test_sgnht_finds_the_noise_by_itself(noise: float) -> None:
+    """The thermostat holds the kinetic energy: the mean squared velocity is the step size, exactly, whatever the noise.
+
+    With a hundred positions a chain it all but stands still, at the friction that makes it so.
+    """
+    step_size, start = 0.01, MEAN + math.sqrt(VARIANCE) * torch.randn(50, 100, dtype=torch.float64)
+    friction = brentq(lambda xi: thermostat_covariance(xi, step_size, noise)[0, 0] - step_size, 1e-3, 2.0)
+    truth = float(thermostat_covariance(friction, step_size, noise)[1, 1])
+
+    def found(kernel: SGNHT) -> Any:
+        return lb.mcmc.run(kernel, lambda z: minibatch(z).sum(-1), start, warmup=200, draws=DRAWS, thin=10)
+
+    samples = found(SGNHT(step_size, noise=noise))
+    assert float(samples.state.velocity.square().mean()) == pytest.approx(step_size, rel=5 * math.sqrt(2 / CHAINS))
+    assert float(samples.draws["position"].var()) == pytest.approx(truth, rel=BAR)
+    assert float(samples.state.friction.mean()) == pytest.approx(friction, rel=0.02)
+    assert friction > 1.5 * noise
     thermostat = samples.stats["friction"]
-    assert thermostat.shape == (2000, DRAWS)
+    assert thermostat.shape == (50, DRAWS)
     assert thermostat[:, -1].equal(samples.state.friction)
     assert not thermostat[:, -2].equal(samples.state.friction)
-    assert hamiltonian_variance(step_size, noise, 0.0, NOISE) > 1.1 * VARIANCE  # what the noise does unnoticed
+    planted = float(found(StuckThermostat(step_size, noise=noise)).draws["position"].var())
+    assert planted > (1 + 5 * BAR) * truth
 
 
 def test_psgld_with_a_fixed_scale_is_sgld() -> None:
@@ -112,6 +153,47 @@ def test_psgld_with_a_fixed_scale_is_sgld() -> None:
     scaled = lb.mcmc.run(PSGLD(0.3, decay=1.0, floor=0.5), full, start, warmup=0, draws=20)
     plain = lb.mcmc.run(SGLD(0.3 / (0.5 + first)), full, start, warmup=0, draws=20)
     torch.testing.assert_close(scaled.draws["position"], plain.draws["position"], rtol=1e-10, atol=0)
+
+
+def test_psgld_has_the_variance_of_its_recursion() -> None:
+    """With decay 1 every chain keeps the scale of its first minibatch, and has the variance of that."""
+    start = MEAN + math.sqrt(VARIANCE) * torch.randn(CHAINS, dtype=torch.float64)
+    samples = lb.mcmc.run(PSGLD(0.3, decay=1.0, floor=5.0), minibatch, start, warmup=60, draws=DRAWS, thin=10)
+    step_size = 0.3 / (5.0 + samples.state.square.sqrt())  # [chains, 1]
+    squares = (samples.draws["position"] - MEAN).square()
+
+    def ratio(noise: float) -> float:
+        return float((squares / langevin_variance(step_size, noise)).mean())
+
+    assert ratio(NOISE) == pytest.approx(1.0, rel=BAR)
+    assert ratio(0.0) > 1 + 3 * BAR
+
+
+@pytest.mark.parametrize("kernel", [SGLD(0.02), SGHMC(0.005, friction=0.2)], ids=["SGLD", "SGHMC"])
+def test_variance_of_a_minibatch_that_is_not_scaled_is_another(kernel: Any) -> None:
+    _, variance = moments(kernel, minibatch)
+    _, planted = moments(kernel, unscaled)
+    assert planted > (1 + 3 * BAR) * variance
+
+
+class Mean(lb.BayesianNet):
+    """theta ~ N(0, 1), and the B rows that are observed, which stand for N, for each of many chains."""
+
+    def forward(self, bn, chains):
+        theta = bn.sample("theta", Normal(torch.zeros(chains, dtype=torch.float64), 1.0))
+        rows = Normal(theta[..., None].expand(*theta.shape, BATCH), 1.0)
+        bn.sample("y", rows, event_dims=1, scale=ROWS / BATCH)
+
+
+def test_programs_take_minibatches() -> None:
+    """A node's scale and `LogJoint.given` make the gradients that the closed forms above are of."""
+    theta = random(1, 1, 7).requires_grad_()
+    program = Mean().bind(7)
+    target = LogJoint(program, {"y": draw_rows(theta)[0]})
+    for _ in range(2):
+        y = draw_rows(theta)[0]
+        found = torch.autograd.grad(target.given(program, {"y": y})({"theta": theta}).sum(), theta)
+        torch.testing.assert_close(found, torch.autograd.grad(given(theta, y).sum(), theta), rtol=1e-10, atol=0)
 
 
 def test_psgld_takes_longer_steps_where_the_target_is_wide() -> None:

@@ -83,8 +83,8 @@ def bdmc(
         Both bounds and the gap of every row.
 
     Raises:
-        ArgumentError: if a number is out of its range, the schedule does not increase from 0 to 1, or the model makes no
-            rows ``x``.
+        ArgumentError: if a number is out of its range, the schedule does not increase from 0 to 1, or the model makes
+            no rows ``x``.
         NodeError: if a latent is discrete or has no density.
 
     Source: Grosse, Ghahramani and Adams, Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo (2015); Wu
