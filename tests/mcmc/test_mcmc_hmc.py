@@ -1,8 +1,8 @@
 """Hamiltonian Monte Carlo: the integrator's physics, the target it leaves alone, and what its warm-up learns.
 
-Conservation: chains start from exact draws, move, and their empirical distribution is held against the exact one. A true
-sampler fails with probability 1e-6 at most, and one that moves the target by a Kolmogorov distance of 0.025 passes with
-probability 1e-6 at most (see `bands`); planted mistakes must fail the same test.
+Conservation: chains start from exact draws, move, and their empirical distribution is held against the exact one. A
+true sampler fails with probability 1e-6 at most, and one that moves the target by a Kolmogorov distance of 0.025 passes
+with probability 1e-6 at most (see `bands`); planted mistakes must fail the same test.
 """
 
 from __future__ import annotations
@@ -215,6 +215,17 @@ def test_warmup_finds_scales_and_moments_of_every_datum() -> None:
     assert ((found["mean"] - CENTRES).abs() < 5 * found["mcse"]).all()  # false alarms 6e-7 a number
     assert (found["mcse"] < 0.15 * SPREADS).all()
     torch.testing.assert_close(found["sd"], SPREADS, rtol=0.2, atol=0)
+
+
+def test_warmup_leaves_no_chain_behind() -> None:
+    """Where a few chains start, steps that suit all others diverge for ever: the curvature is 10,000 times as large."""
+    start = random(9, 100, 2)
+    start[:3] *= 60.0
+    kernel = HMC(leapfrogs=4, target_acceptance=0.95)
+    samples = lb.mcmc.run(kernel, lambda z: -(z**4).sum(-1) / 4, start, warmup=100, draws=20)
+    assert samples.remarks == []
+    assert (samples.draws["position"].abs() < 4).all()  # false alarms below 1e-20
+    assert 0.8 < float(samples.stats["acceptance"].mean()) < 0.99
 
 
 def test_step_size_stays_behind_the_warmup() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 __all__ = ["DualAveraging", "Moments", "Warmup", "mass_windows"]
 
 _GAMMA, _T0, _KAPPA = 0.05, 10.0, 0.75
+_HALVINGS = 20.0
 _LONGEST = 20.0  # the largest |log step size|: on a flat density every step is accepted, however long
 
 
@@ -87,12 +88,28 @@ class Warmup(NamedTuple):
         total: The steps to make.
         dual: The step size.
         moments: What the variances are estimated from.
+        behind: How often each chain's step is halved, shape ``[chains, *batch]``.
     """
 
     steps: int
     total: int
     dual: DualAveraging
     moments: Moments
+    behind: Tensor
+
+    @classmethod
+    def start(cls, total: int, step_size: Tensor, position: Tensor) -> Warmup:
+        """Begin at a step size ``[*batch]`` and positions ``[chains, *batch, D]``."""
+        behind = torch.zeros_like(position[..., 0])
+        return cls(0, total, DualAveraging.start(step_size), Moments.start(position[0]), behind)
+
+    def catch_up(self, diverged: Tensor) -> Tensor:
+        """Return `behind` after a step: a divergence halves a chain's next step, and every other result doubles it.
+
+        Else a chain that started where the density is much more curved than in the bulk would stay there for ever: the
+        step size is that of the other chains.
+        """
+        return (self.behind + torch.where(diverged, 1.0, -1.0)).clamp(0.0, _HALVINGS)
 
 
 def mass_windows(warmup: int) -> list[int]:

@@ -77,7 +77,8 @@ class HMC:
 
     Each chain is accepted or rejected for itself. In the warm-up the step size is tuned by dual averaging to the target
     acceptance and :math:`\sigma_d^2` set to the chains' variances, both for each datum of a batch and shared by its
-    chains; then both are frozen, so that the draws behind it leave the target invariant.
+    chains; only a chain that diverges takes shorter steps than the others for a while. Then both are frozen, so that
+    the draws behind it leave the target invariant.
 
     Args:
         step_size: Where the step size starts; the one that is used if there is no warm-up.
@@ -126,7 +127,7 @@ class HMC:
         value, grad = value_and_grad(log_prob, position)
         finite_start(value, grad)
         step_size = torch.full_like(value[0], self.step_size)
-        start = Warmup(0, warmup, DualAveraging.start(step_size), Moments.start(position[0])) if warmup else None
+        start = Warmup.start(warmup, step_size, position.detach()) if warmup else None
         return HMCState(position.detach(), value, grad, step_size, torch.ones_like(position[0]), start)
 
     def step(self, log_prob: LogProb, state: HMCState) -> tuple[HMCState, HMCInfo]:
@@ -137,6 +138,8 @@ class HMC:
 
         point = Point(state.position, state.log_prob, state.grad)
         factor = 1 + self.jitter * (2 * torch.rand_like(state.log_prob) - 1)
+        if state.warmup is not None:
+            factor = factor * torch.exp2(-state.warmup.behind)
         point, info = transition(evaluate, point, state.step_size * factor, state.variance, self.leapfrogs)
         moved = state._replace(position=point.position, log_prob=point.log_prob, grad=point.grad)
         return (moved if state.warmup is None else self._adapt(moved, state.warmup, info)), info
@@ -157,7 +160,7 @@ class HMC:
         return state._replace(
             step_size=(dual.log_average if over else dual.log_step).exp(),
             variance=state.variance if variance is None else variance,
-            warmup=None if over else Warmup(steps, warmup.total, dual, moments),
+            warmup=None if over else Warmup(steps, warmup.total, dual, moments, warmup.catch_up(info.diverged)),
         )
 
 
