@@ -5,8 +5,10 @@ from __future__ import annotations
 import builtins
 import sys
 import types
+import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -96,6 +98,20 @@ def test_chains_that_never_accept_are_named() -> None:
     torch.testing.assert_close(samples.draws["position"], torch.ones(2, 20))
 
 
+def test_steps_between_draws_count() -> None:
+    """One draw a chain, of which a fifth come from a rejected step: every chain has moved."""
+    kernel = HMC(step_size=0.8, leapfrogs=3, jitter=0.9)
+    with pytest.warns(SamplingWarning, match="divergences"):
+        samples = lb.mcmc.run(kernel, lambda z: -(z**4), random(2, 500), warmup=0, draws=1, thin=40)
+    assert not samples.stats["accepted"].all()
+    assert not any("chains that move" in remark for remark in samples.remarks)
+    found = [remark for remark in samples.remarks if "divergences" in remark]
+    with pytest.warns(SamplingWarning, match="divergences"):
+        every = lb.mcmc.run(kernel, lambda z: -(z**4), random(2, 500), warmup=0, draws=40)
+    assert every.divergences > 2 * samples.divergences
+    assert f"got {every.divergences} in 20000 transitions" in found[0]
+
+
 @pytest.mark.parametrize(
     "start, error, message",
     [
@@ -112,6 +128,18 @@ def test_bad_starts_are_refused(start: Tensor, error: type[Exception], message: 
 def test_a_density_that_sums_over_chains_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"position 'a': expected a leading shape .*: \(5,\), got \(3, 5, 2\)"):
         pack(lambda values: two(values).sum(0), START)
+
+
+@pytest.mark.parametrize("counts", [{"draws": 0}, {"thin": 0}, {"warmup": -1}, {"warmup": 2.5}])
+def test_bad_counts_are_refused(counts: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError, match=f"{next(iter(counts))}: expected a positive integer"):
+        lb.mcmc.run(SGLD(0.1), two, START, **counts)
+
+
+def test_a_summary_of_one_chain_is_refused() -> None:
+    samples = lb.mcmc.run(SGLD(0.1), two, {name: value[:1] for name, value in START.items()}, warmup=0, draws=20)
+    with pytest.raises(ArgumentError, match="rhat: expected .* at least 2 chains and 10 draws.* Run more chains or"):
+        samples.summary()
 
 
 @pytest.mark.parametrize("arguments", [{"step_size": 0.0}, {"leapfrogs": 0}, {"jitter": 1.5}])
@@ -145,6 +173,28 @@ def test_arviz_is_given_both_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = samples.to_arviz()
     assert groups["posterior"]["a"].shape == (CHAINS, 4, B, D)
     assert set(groups["sample_stats"]) == {"lp", "acceptance_rate", "accepted", "diverging"}
+
+
+def test_arviz_itself_says_the_same() -> None:
+    """ArviZ 0.23.4, for chains that are short and far from independent; where there is none this is skipped."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it announces its next version
+        arviz = pytest.importorskip("arviz", reason="an oracle: pip install -e '.[arviz]'")
+    samples = lb.mcmc.run(HMC(step_size=0.3, leapfrogs=2), two, START, warmup=0, draws=50)
+    data = samples.to_arviz()
+    for name, found in samples.summary().items():
+        np.testing.assert_array_equal(data.posterior[name], samples.draws[name])
+        truth = {
+            "mean": data.posterior[name].mean(("chain", "draw")),
+            "mcse": arviz.mcse(data, var_names=[name])[name],
+            "ess_bulk": arviz.ess(data, var_names=[name])[name],
+            "ess_tail": arviz.ess(data, var_names=[name], method="tail")[name],
+            "rhat": arviz.rhat(data, var_names=[name])[name],
+        }
+        for what, values in truth.items():
+            np.testing.assert_allclose(found[what], values, rtol=1e-8, err_msg=f"{what} of {name}")
+    for name, stat in {"lp": "log_prob", "acceptance_rate": "acceptance", "diverging": "diverged"}.items():
+        np.testing.assert_array_equal(data.sample_stats[name], samples.stats[stat])
 
 
 # --- Programs ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowerbound.core.checks import number, positive_int
+from lowerbound.core.checks import positive_int
 from lowerbound.core.errors import NonFiniteError, SamplingWarning, explain
 from lowerbound.core.random import seeded
 from lowerbound.mcmc.kernel import Kernel
@@ -63,21 +63,27 @@ def run(
     """
     positive_int("draws", draws)
     positive_int("thin", thin)
-    number("warmup", warmup, low=0)
+    if warmup != 0:
+        positive_int("warmup", warmup)
     packed = pack(log_prob, position)
     constrain = getattr(log_prob, "constrain", dict)
     values: list[dict[str, Tensor]] = []
     stats: list[dict[str, Tensor]] = []
+    counts: dict[str, Any] = {"accepted": 0, "diverged": 0}
     with seeded(seed, "mcmc"):
         state = kernel.init(packed.log_prob, packed.position, warmup)
         for step in _counted(warmup + draws * thin, warmup, progress):
             state, info = kernel.step(packed.log_prob, state)
-            if step >= warmup and (step - warmup + 1) % thin == 0:
+            if step < warmup:
+                continue
+            for name in counts.keys() & set(info._fields):  # of every step, kept or not
+                counts[name] = counts[name] + getattr(info, name).long()
+            if (step - warmup + 1) % thin == 0:
                 values.append(constrain(packed.unpack(state.position)))
                 stats.append(info._asdict())
     _check_finite(state.position, type(kernel).__name__)
     kept = {name: torch.stack([stat[name] for stat in stats], 1) for name in stats[0]}
-    remarks = list(_remarks(kept))
+    remarks = list(_remarks(**counts, steps=draws * thin)) if "accepted" in kept else []
     for remark in remarks:
         warnings.warn(remark, SamplingWarning, stacklevel=3)
     return Samples({name: torch.stack([one[name] for one in values], 1) for name in values[0]}, kept, state, remarks)
@@ -91,15 +97,13 @@ def _check_finite(position: Tensor, kernel: str) -> None:
         raise NonFiniteError(explain(f"chains of {kernel}", expected="finite positions", got=got, cure=cure))
 
 
-def _remarks(stats: dict[str, Tensor]) -> Iterator[str]:
-    """Yield what is to be said of transitions that were accepted or rejected."""
-    if "accepted" not in stats:
-        return
-    total, diverged = stats["accepted"].numel(), int(stats["diverged"].sum())
-    if diverged:
+def _remarks(*, accepted: Tensor, diverged: Tensor, steps: int) -> Iterator[str]:
+    """Yield what is to be said of how often each chain's proposals were accepted, and how often they diverged."""
+    total, lost = steps * accepted.numel(), int(diverged.sum())
+    if lost:
         cure = "Give the latents unit scale, start nearer to the bulk, or raise target_acceptance and warmup."
-        yield explain("chains", expected="no divergences", got=f"{diverged} in {total} transitions", cure=cure)
-    stuck = ~stats["accepted"].any(1)
+        yield explain("chains", expected="no divergences", got=f"{lost} in {total} transitions", cure=cure)
+    stuck = accepted == 0
     if bool(stuck.any()):
         cure = "Take a smaller step_size, or a longer warmup, which tunes it."
         got = f"{int(stuck.sum())} of {stuck.numel()} that accepted no proposal"
