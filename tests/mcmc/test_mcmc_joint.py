@@ -167,7 +167,7 @@ def test_calibration_sees_planted_mistakes(kernel: HMC, kind: type[LogJoint]) ->
 
 @pytest.mark.slow
 def test_ranks_of_the_truth_are_uniform_for_many_data_sets() -> None:
-    """Sees bins whose relative error is 0.09 in the root of the mean square."""
-    sets = 20_000
-    assert stats.ncx2.cdf(stats.chi2.isf(CALIBRATED, CHAINS), CHAINS, sets * 0.09**2) < FALSE_PASS
+    """Sees bins whose relative error is 0.14 in the root of the mean square."""
+    sets = 8_000
+    assert stats.ncx2.cdf(stats.chi2.isf(CALIBRATED, CHAINS), CHAINS, sets * 0.14**2) < FALSE_PASS
     assert calibration(sets, HMC(step_size=0.3, leapfrogs=3), warmup=100, thin=20) > CALIBRATED

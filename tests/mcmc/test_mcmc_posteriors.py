@@ -159,7 +159,7 @@ def test_logistic_regression_sees_a_planted_mistake() -> None:
 
 @pytest.mark.slow
 def test_logistic_regression_in_a_long_run() -> None:
-    found = regression_off(HMC(leapfrogs=10), warmup=500, draws=1_000, precision=0.004)
+    found = regression_off(HMC(leapfrogs=10), warmup=500, draws=1_000, precision=0.006)
     assert (found.abs() < BAR).all(), found
 
 
