@@ -28,6 +28,7 @@ import lowerbound as lb
 from exact import linear_gaussian, random
 from lowerbound.core.errors import ArgumentError, NodeError, NonFiniteError, SamplingWarning, ShapeError
 from lowerbound.mcmc import HMC, SGLD, LogJoint, pack
+from planted import ForgetsJacobian
 
 CHAINS, B, D = 3, 5, 2
 
@@ -265,6 +266,19 @@ def test_given_other_data_is_the_target_of_those() -> None:
     moved = target.given(net.bind(B), {"x": other})
     assert moved(position).equal(LogJoint(net.bind(B), {"x": other})(position))
     assert not moved(position).equal(target(position))
+
+
+def test_given_and_minibatches_are_those_of_the_same_class() -> None:
+    net, x = Mixed(), {"x": random(2, B)}
+    for kind in (LogJoint, ForgetsJacobian):
+        target = kind(net.bind(), x)
+        position = target.initial(chains=CHAINS)
+        wanted = target(position)
+        assert target.given(net.bind(), x)(position).equal(wanted)
+        stream = target.minibatches([(net.bind(), x)] * 2)
+        assert stream(position).equal(wanted)
+        assert stream.given(net.bind(), x)(position).equal(wanted)
+    assert not LogJoint(net.bind(), x)(position).equal(wanted)
 
 
 class Spread(lb.BayesianNet):

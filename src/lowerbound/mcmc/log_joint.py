@@ -101,7 +101,7 @@ class LogJoint:
 
     def given(self, program: Any, observed: Mapping[str, Tensor]) -> LogJoint:
         """Return the same latents given other data, such as the next minibatch; the program is not looked at again."""
-        other: LogJoint = object.__new__(LogJoint)
+        other: LogJoint = object.__new__(type(self))
         other.__dict__.update(self.__dict__, program=program, observed=dict(observed))
         return other
 
@@ -132,21 +132,25 @@ class LogJoint:
             True
         """
         other = _Minibatches.__new__(_Minibatches)
-        other.__dict__.update(self.__dict__, pairs=iter(pairs))
+        other.__dict__.update(self.__dict__, whole=self, pairs=iter(pairs))
         return other
 
 
 class _Minibatches(LogJoint):
     """A log-joint that asks for other data at every call."""
 
+    whole: LogJoint
     pairs: Iterator[tuple[Any, Mapping[str, Tensor]]]
+
+    def given(self, program: Any, observed: Mapping[str, Tensor]) -> LogJoint:
+        return self.whole.given(program, observed)
 
     def trace(self, position: Mapping[str, Tensor]) -> tuple[Any, Tensor]:
         pair = next(self.pairs, None)
         if pair is None:
             cure = "Let them go on without end, with itertools.cycle or a generator; every step takes one."
             raise ArgumentError(explain("minibatches", expected="one for every step", got="no more", cure=cure))
-        return self.given(*pair).trace(position)
+        return self.whole.given(*pair).trace(position)
 
 
 def _bijection(name: str, node: Any, again: Any) -> Transform:
