@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from lowerbound import data as sources
 from lowerbound import evaluation, objectives
-from lowerbound.core.checks import choice
+from lowerbound.core.checks import choice, positive_int
 from lowerbound.core.device import find_device
-from lowerbound.core.errors import ArgumentError, DataError, RunError, explain
+from lowerbound.core.errors import ArgumentError, DataError, EvaluationWarning, RunError, explain
 from lowerbound.core.files import read_json, writing
 from lowerbound.core.random import seeded
 from lowerbound.models import MODELS
@@ -28,7 +28,7 @@ from lowerbound.nn import BernoulliLikelihood
 from lowerbound.training import Run
 from lowerbound.training.checkpoint import check_format, read_weights
 
-__all__ = ["encode", "evaluate_run", "impute", "load", "load_data", "reconstruct", "sample", "write_rows"]
+__all__ = ["check_out", "encode", "evaluate_run", "impute", "load", "load_data", "reconstruct", "sample", "write_rows"]
 
 
 def load(run: str | os.PathLike[str], *, model: nn.Module | None = None) -> Run:
@@ -128,6 +128,7 @@ def evaluate_run(
     Returns:
         The scores that now stand in ``scores.json``.
     """
+    weights = _weights_hash(run)
     loaded = load(run)
     model: Any = loaded.model
     model.to(find_device(device))
@@ -141,16 +142,31 @@ def evaluate_run(
     options: dict[str, Any] = {"limit": limit, "objective": objective, "seed": seed, "progress": progress, **annealing}
     unfinished = Path(run) / "evaluation"
     scores = evaluation.evaluate(model, rows, measures, keep=unfinished, **options)
-    weights = hashlib.sha256((Path(run) / "model.safetensors").read_bytes()).hexdigest()
+    if _weights_hash(run) != weights:
+        cure = "Evaluate it again, when it has been trained."
+        expected, got = "the same weights from beginning to end", "others, of a training that went on"
+        raise RunError(explain(str(run), expected=expected, got=got, cure=cure))
     scores = replace(scores, data={**scores.data, "weights_sha256": weights})
     with contextlib.suppress(RunError):  # no scores yet, or damaged ones
         earlier = evaluation.Scores.read(run)
         if earlier.data == scores.data:
             kept, rows_kept = {**earlier.measures, **scores.measures}, {**earlier.rows, **scores.rows}
             scores = replace(scores, measures=kept, rows=rows_kept)
+        elif lost := earlier.measures.keys() - scores.measures.keys():
+            what = f"{', '.join(sorted(lost))}, of other rows, another seed or earlier weights"
+            warnings.warn(f"{run}: the new scores replace {what}", EvaluationWarning, stacklevel=2)
     scores.write(run)
-    shutil.rmtree(unfinished, ignore_errors=True)
+    for name in scores.measures:
+        (unfinished / f"{name}.safetensors").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it stays where another measure has not come to its end
+        unfinished.rmdir()
     return scores
+
+
+def _weights_hash(run: str | os.PathLike[str]) -> str | None:
+    """Return the hash of a run's weights, None if there are none (`load` says so)."""
+    path = Path(run) / "model.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 @torch.no_grad()
@@ -210,9 +226,12 @@ def sample(run: str | os.PathLike[str], n: int, *, seed: int = 0, device: str = 
     """Return n rows drawn from a run's model and their means given the latents, each ``[n, *event_shape]``."""
     model: Any = load(run).model
     model.to(find_device(device))
+    sizes = [min(1000, n - done) for done in range(0, positive_int("n", n), 1000)]
     with seeded(seed, "sample"):
-        trace = model.sample(n)
-    return trace["x"].cpu(), trace["x_mean"].cpu()
+        traces = (model.sample(size) for size in sizes)
+        parts = [(trace["x"].cpu(), trace["x_mean"].cpu()) for trace in traces]
+    rows, means = (torch.cat(part) for part in zip(*parts, strict=True))
+    return rows, means
 
 
 def write_rows(path: str | os.PathLike[str], arrays: Mapping[str, Tensor]) -> None:
@@ -223,8 +242,7 @@ def write_rows(path: str | os.PathLike[str], arrays: Mapping[str, Tensor]) -> No
     Raises:
         ArgumentError: if the ending is another.
     """
-    target = Path(path)
-    choice("out", target.suffix, (".npy", ".npz", ".csv"))
+    target = check_out(path)
     plain: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
     data = plain["data"]
     with writing(target) as temporary, temporary.open("wb") as file:
@@ -237,7 +255,19 @@ def write_rows(path: str | os.PathLike[str], arrays: Mapping[str, Tensor]) -> No
             header = [f"v{i}" for i in range(columns.shape[1])]
             if "labels" in plain:
                 columns, header = np.column_stack([columns, plain["labels"]]), [*header, "label"]
-            np.savetxt(file, columns, delimiter=",", header=",".join(header), comments="", fmt="%.9g")
+            formats = ["%.9g"] * data[0].size + ["%d"] * ("labels" in plain)
+            np.savetxt(file, columns, delimiter=",", header=",".join(header), comments="", fmt=formats)
+
+
+def check_out(path: str | os.PathLike[str]) -> Path:
+    """Return a path that `write_rows` can write to.
+
+    Raises:
+        ArgumentError: if it has another ending.
+    """
+    target = Path(path)
+    choice("out", target.suffix, (".npy", ".npz", ".csv"))
+    return target
 
 
 def _run_and_rows(run: str | os.PathLike[str], source: str, device: str) -> tuple[Run, sources.Dataset]:

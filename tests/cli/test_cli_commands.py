@@ -17,6 +17,7 @@ import torch
 
 import lowerbound as lb
 import tiny
+from lowerbound.core.errors import EvaluationWarning
 from tiny import contents, difference, files
 
 COMMANDS = ["train", "evaluate", "report", "compare", "sample", "encode", "reconstruct", "impute", "recipes", "data"]
@@ -275,7 +276,8 @@ def test_compare(run, lowerbound, tmp_path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"comparison.{end}" for end in ("md", "html", "png")
     }
-    assert lowerbound("evaluate", other, "--measure", "elbo", "--limit", 50, "--quiet")[0] == 0
+    with pytest.warns(EvaluationWarning, match="the new scores replace iwae-5, iwae-7"):
+        assert lowerbound("evaluate", other, "--measure", "elbo", "--limit", 50, "--quiet")[0] == 0
     code, out, err = lowerbound("compare", run, other)
     assert (code, out) == (2, "")
     assert "got number of rows 53 and 50. Evaluate both with one --limit" in err
@@ -322,6 +324,7 @@ def test_paths_are_printed_as_they_are(name: str, run, lowerbound, tmp_path) -> 
 
 KILLED = """
 import os, signal, sys
+from lowerbound.cli import main
 from lowerbound.training.checkpoint import Checkpoint
 save = Checkpoint.save
 Checkpoint.due = lambda self: True  # a checkpoint after every step

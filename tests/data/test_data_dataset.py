@@ -325,6 +325,11 @@ def test_an_accelerator_gets_the_same_rows(sources, binarize):
             DataError,
             r"values in \[0, 1\] to binarise by 'threshold', got 255 in row 1. Scale them",
         ),
+        (
+            lambda: Dataset(torch.tensor([[3, 200]], dtype=torch.uint8), levels=17),
+            DataError,
+            "from 0 to 16, got 200 in row 0",
+        ),
         (lambda: Dataset(torch.tensor([[-0.5]])).with_binarize("dynamic"), DataError, r"got -0.5 in row 0. Scale"),
         (lambda: Dataset(torch.zeros(9, 1)).with_binarize("grey"), ArgumentError, "binarize: expected one of"),
         (lambda: Dataset(torch.zeros(9, 1)).split_off(0.0), ArgumentError, "validation fraction: .*got 0.0"),
@@ -342,6 +347,15 @@ def test_an_accelerator_gets_the_same_rows(sources, binarize):
 def test_errors_name_the_cure(build, error, match):
     with pytest.raises(error, match=match):
         build()
+
+
+@pytest.mark.parametrize("chosen", [[0, 1, 2, 7, 8, 3, 3, 2, 9], [5], [], range(10)])
+def test_rows_of_a_file_in_any_order(tmp_path, chosen):
+    """Neighbours are read at once."""
+    rows = np.arange(30, dtype=np.float32).reshape(10, 3)
+    np.save(tmp_path / "rows.npy", rows)
+    taken = Disk(tmp_path / "rows.npy").take(torch.tensor(list(chosen), dtype=torch.int64))
+    np.testing.assert_array_equal(taken.numpy(), rows[list(chosen)])
 
 
 def test_a_file_that_shrinks_is_an_error(tmp_path):

@@ -115,6 +115,7 @@ TABLE = {
     "no header": ("1,2\n3,4\n5,6\n", None, [[1, 2], [3, 4], [5, 6]], None, None),
     "header": ("a,b\n1,2\n3,4\n5,6\n", None, [[1, 2], [3, 4], [5, 6]], None, None),
     "label column": ("a,label,b\n1,7,2\n3,8,4\n5,9,6\n", None, [[1, 2], [3, 4], [5, 6]], [7, 8, 9], None),
+    "labels beyond integers": ("label,a\n99999999999999999999,1\n5,2\n", None, [[1], [2]], [1, 0], ("5", "9" * 20)),
     "text labels": ("labels,a\nx,1\ny,3\nx,5\n", None, [[1], [3], [5]], [0, 1, 0], ("x", "y")),
     "named column": ("0,1,kind\n1,2,u\n3,4,v\n5,6,u\n", "kind", [[1, 2], [3, 4], [5, 6]], [0, 1, 0], ("u", "v")),
     "numeric names": ("label,0,1\n1,2,3\n4,5,6\n", None, [[2, 3], [5, 6]], [1, 4], None),

@@ -72,6 +72,7 @@ def test_goes_on_bit_for_bit(name: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 OTHER: dict[str, Any] = {
+    "activation": {"model": lb.models.VAE(event_shape=(6,), latent_dim=2, hidden=(4,), activation="tanh")},
     "weights": {"model": make(1)},
     "rows": {"data": Rows(X[:, [1, 0, 2, 3, 4, 5]])},
     "seed": {"seed": 1},
@@ -93,6 +94,8 @@ def test_values_of_another_measurement_are_not_taken(
 ) -> None:
     given: dict[str, Any] = {"model": make(), "data": Rows(X), **OPTIONS}
     changed = {**given, **OTHER[other]}
+    if other == "activation":  # the same weights
+        changed["model"].load_state_dict(given["model"].state_dict())
     given["data"], changed["data"] = Named(given["data"].values), Named(changed["data"].values)
     lb.evaluate(measures="ais", keep=tmp_path, **given)
     stops = Stops(monkeypatch, "ais")
@@ -167,6 +170,21 @@ def test_a_measure_that_the_model_does_not_allow_is_refused_before_any_work(
     with pytest.raises(ArgumentError, match=message):
         lb.evaluate(LatentVariableModel(Rates(), RatesGuess()), Rows(X), ["ais", late], chains=2, temperatures=3)
     assert stops.count == 0
+
+
+@pytest.mark.parametrize("numbers, message", [({"chains": 1}, "at least two"), ({"temperatures": 0}, "temperatures")])
+def test_bad_numbers_are_refused_before_any_work(
+    numbers: dict[str, int], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops = Stops(monkeypatch, "elbo")
+    with pytest.raises(ArgumentError, match=message):
+        lb.evaluate(make(), Rows(X), ["elbo", "ais"], **numbers)
+    assert stops.count == 0
+
+
+def test_what_is_no_data_set_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="data: expected a data set, got Tensor. Load it"):
+        lb.evaluate(make(), X, "elbo")  # type: ignore[arg-type]
 
 
 class Narrow(lb.BayesianNet):

@@ -134,6 +134,49 @@ def test_rows_do_not_depend_on_the_batches_and_chunks_that_they_are_computed_in(
         assert abs(before[1].measures[name]["value"] - after[1].measures[name]["value"]) < BAR * noise
 
 
+class Fixed(lb.BayesianNet):
+    """A program without parameters: z ~ N(0, 1), x ~ N(z, 1)."""
+
+    def forward(self, bn, n):
+        z = bn.sample("z", Normal(torch.zeros(n, 1).double(), 1.0), event_dims=1)
+        bn.sample("x", Normal(z, 1.0), event_dims=1)
+
+
+class FixedPosterior(lb.BayesianNet):
+    """Its posterior, N(x / 2, 1 / 2)."""
+
+    def forward(self, bn, x):
+        bn.sample("z", Normal(x / 2, math.sqrt(0.5)), event_dims=1)
+
+
+class OwnEncoder(lb.models.LatentVariableModel):
+    """A model that encodes, and does not say how many latents it has."""
+
+    def encode(self, x):
+        return Normal(x / 2, math.sqrt(0.5))
+
+
+@pytest.mark.parametrize("kind", [lb.models.LatentVariableModel, OwnEncoder])
+def test_a_model_without_parameters_is_measured(kind) -> None:
+    x = random(5, 30, 1)
+    scores = lb.evaluate(kind(Fixed(), FixedPosterior()), Rows(x), ["iwae-1", "iwae-7"])
+    truth = stats.norm(0, math.sqrt(2)).logpdf(x[:, 0])
+    for name in scores.measures:
+        np.testing.assert_allclose(scores.rows[name], truth, rtol=0, atol=1e-10)
+
+
+def test_many_draws_are_averaged_in_chunks(monkeypatch) -> None:
+    x = X[:1].expand(40, -1)
+    whole = lb.evaluate(pair(poor()), Rows(x), "elbo-25").measures["elbo-25"]
+    monkeypatch.setattr(measures_module, "ROWS_AT_ONCE", 400)  # ten draws of forty rows at once
+    parts = lb.evaluate(pair(poor()), Rows(x), "elbo-25").measures["elbo-25"]
+    assert parts["value"] != whole["value"]
+    noise = math.hypot(whole["stderr"], parts["stderr"])
+    assert abs(parts["value"] - whole["value"]) < BAR * noise
+    assert parts["stderr"] == pytest.approx(whole["stderr"], rel=0.5)  # as many draws a row
+    assert parts["value"] == pytest.approx(parts["reconstruction"] - parts["kl"], abs=1e-9)
+
+
 def test_draws_of_rows_are_independent() -> None:
     """The same row at every place: if two places shared their noise, their values would go together."""
     x = X[:1].expand(1000, -1)

@@ -6,7 +6,8 @@ import builtins
 import sys
 import types
 import warnings
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -49,6 +50,32 @@ def test_packing_is_undone_and_keeps_the_density() -> None:
     for name, value in packed.unpack(packed.position).items():
         assert value.equal(START[name])
     assert packed.log_prob(packed.position).equal(two(START))
+
+
+class Walk:
+    """A random walk: a kernel of one's own that knows what was accepted, and of no divergences."""
+
+    class Info(NamedTuple):
+        log_prob: Tensor
+        accepted: Tensor
+
+    def init(self, log_prob: Any, position: Tensor, warmup: int = 0) -> Any:
+        return SimpleNamespace(position=position, log_prob=log_prob(position))
+
+    def step(self, log_prob: Any, state: Any) -> Any:
+        there = state.position + 0.5 * torch.randn_like(state.position)
+        value = log_prob(there)
+        accepted = torch.rand_like(value).log() < value - state.log_prob
+        position = torch.where(accepted[..., None], there, state.position)
+        value = torch.where(accepted, value, state.log_prob)
+        return SimpleNamespace(position=position, log_prob=value), self.Info(value, accepted)
+
+
+def test_a_kernel_of_ones_own_is_run() -> None:
+    samples = lb.mcmc.run(Walk(), two, START, warmup=5, draws=40)
+    assert samples.draws["a"].shape == (CHAINS, 40, B, D)
+    assert samples.divergences == 0
+    assert 0.2 < samples.stats["accepted"].double().mean() < 0.9
 
 
 def test_draws_have_chains_then_draws() -> None:

@@ -14,7 +14,7 @@ import lowerbound as lb
 import tiny
 from exact import linear_gaussian
 from lowerbound import runs
-from lowerbound.core.errors import ArgumentError, DataError, RunError, ShapeError
+from lowerbound.core.errors import ArgumentError, DataError, EvaluationWarning, RunError, ShapeError
 from lowerbound.recipes import RECIPES, train
 from tiny import Rows, difference, files
 
@@ -178,10 +178,45 @@ def test_scores_are_written_and_those_on_the_same_rows_and_weights_stay(run) -> 
     kept = lb.evaluation.Scores.read(run).rows
     assert list(kept) == list(second.measures)
     np.testing.assert_array_equal(kept["elbo"], first.rows["elbo"])
-    other_rows = runs.evaluate_run(run, ["elbo"], limit=21)
+    with pytest.warns(EvaluationWarning, match="the new scores replace iwae-3, iwae-5, of other rows, another seed"):
+        other_rows = runs.evaluate_run(run, ["elbo"], limit=21)
     assert list(other_rows.measures) == ["elbo"]
-    other_seed = runs.evaluate_run(run, ["iwae-2"], limit=21, seed=1)
+    with pytest.warns(EvaluationWarning, match="the new scores replace elbo"):
+        other_seed = runs.evaluate_run(run, ["iwae-2"], limit=21, seed=1)
     assert list(other_seed.measures) == ["iwae-2"]
+
+
+def test_weights_that_change_under_an_evaluation_are_seen(run, monkeypatch) -> None:
+    def trains_on(*arguments, **options):
+        scores = lb.evaluate(*arguments, **options)
+        path = run / "model.safetensors"
+        path.write_bytes(path.read_bytes() + b" ")
+        return scores
+
+    monkeypatch.setattr(runs.evaluation, "evaluate", trains_on)
+    with pytest.raises(RunError, match="expected the same weights from beginning to end, got others, of a training"):
+        runs.evaluate_run(run, ["elbo"], limit=9)
+    assert not (run / "scores.json").exists()
+
+
+def test_what_another_measure_has_done_stays(run) -> None:
+    left = run / "evaluation" / "ais.safetensors"
+    left.parent.mkdir()
+    left.write_bytes(b"half of it")
+    runs.evaluate_run(run, ["elbo"], limit=9)
+    assert [path.name for path in left.parent.iterdir()] == ["ais.safetensors"]
+
+
+def test_many_rows_are_drawn_in_parts(run) -> None:
+    rows, means = runs.sample(run, 2300)
+    assert rows.shape == means.shape == (2300, 8, 8)
+    assert len(means.unique(dim=0)) == 2300
+
+
+def test_labels_of_a_table_are_written_whole(tmp_path) -> None:
+    label = 1_234_567_890_123
+    runs.write_rows(tmp_path / "t.csv", {"data": torch.ones(1, 2), "labels": torch.tensor([label])})
+    assert (tmp_path / "t.csv").read_text().splitlines()[1] == f"1,1,{label}"
 
 
 def test_scores_of_earlier_weights_do_not_stay(tmp_path) -> None:
@@ -193,7 +228,8 @@ def test_scores_of_earlier_weights_do_not_stay(tmp_path) -> None:
         data="four-points", latent_dim=2, model_options={"hidden": [8]}, training={"epochs": 3, "schedule": "constant"}
     )
     train(recipe, out=tmp_path / "run", progress=False, resume=True)
-    assert list(runs.evaluate_run(tmp_path / "run", ["iwae-5"]).measures) == ["iwae-5"]
+    with pytest.warns(EvaluationWarning, match="earlier weights"):
+        assert list(runs.evaluate_run(tmp_path / "run", ["iwae-5"]).measures) == ["iwae-5"]
 
 
 def test_damaged_scores_are_replaced(run) -> None:

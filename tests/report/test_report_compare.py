@@ -53,6 +53,17 @@ def noisy(shift, *, seed=0, n=N, own=0.3):
     return shared + np.random.default_rng(seed).normal(shift, own, n)
 
 
+def test_annealing_at_two_speeds_is_not_compared(tmp_path):
+    runs = [plant(tmp_path / name, {"ais": noisy(0.0)}) for name in ("a", "b")]
+    for run, temperatures in zip(runs, (100, 1000), strict=True):
+        scores = Scores.read(run)
+        scores.measures["ais"] |= {"chains": 16, "temperatures": temperatures}
+        scores.write(run)
+    message = "measure 'ais' of .*the same annealing, got 16 chains of 100 temperatures and 16 chains of 1000"
+    with pytest.raises(RunError, match=message):
+        report.compare(runs)
+
+
 # --- Numbers ----------------------------------------------------------------------------------------------------------
 
 

@@ -61,6 +61,8 @@ def test_every_rung_says_of_which_rows_it_speaks() -> None:
 
 def test_what_is_not_finite_has_no_rung() -> None:
     assert len(rungs(record(), scores(elbo=bound(float("-inf"))))) == 1
+    unknown = Record(Path("run"), {}, [{"epoch": 1, "train": {"elbo": None}}])
+    assert rungs(unknown, scores(elbo=bound(-1.0), mine=bound(-0.5, "upper bound")))[-1].kind == "upper bound"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import shlex
@@ -160,6 +161,24 @@ def test_evaluate_command_repeats_the_evaluation(run):
     text = Reader(report.write(run, scores).read_text()).text
     options = "--measure elbo --data other.npy --split validation --limit 50 --seed 3"
     assert f"lowerbound evaluate {shlex.quote(str(run))} {options}" in text
+
+
+def test_evaluate_commands_repeat_the_annealing(run):
+    scores = make_scores()
+    for name, temperatures in (("ais", 60), ("bdmc", 500)):
+        scores.measures[name] = {**scores.measures["elbo"], "chains": 2, "temperatures": temperatures}
+    text = Reader(report.write(run, scores).read_text()).text
+    assert "--measure elbo --measure ais --chains 2 --temperatures 60" in text
+    assert "--measure bdmc --chains 2 --temperatures 500" in text
+
+
+def test_scores_of_earlier_weights_are_said(run):
+    scores = make_scores()
+    (run / "model.safetensors").write_bytes(b"weights")
+    scores.data["weights_sha256"] = hashlib.sha256(b"weights").hexdigest()
+    assert "earlier weights" not in report.write(run, scores).read_text()
+    (run / "model.safetensors").write_bytes(b"weights of later")
+    assert "The scores are of earlier weights than the run&#x27;s present ones" in report.write(run).read_text()
 
 
 def test_scores_that_are_passed_are_kept_and_found_again(run):

@@ -26,7 +26,7 @@ _DATA = (
         "four binary points of four pixels, the example of adversarial variational Bayes",
         "5,120, the same to train and to test",
     ),
-    ("FILE.npy", "an array of rows, memory-mapped", "all but a tenth for testing"),
+    ("FILE.npy", "an array of rows, read from disk as they are wanted", "all but a tenth for testing"),
     ("FILE.npz", "an array `data` and, if there are any, `labels`", "all but a tenth for testing"),
     ("FILE.csv, FILE.parquet", "a table of numbers; a column `label` is kept beside", "all but a tenth for testing"),
     ("FOLDER", "images of one size; sub-folders are labels", "all but a tenth for testing"),
@@ -101,6 +101,7 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw new rows from a run's model."""
+    runs.check_out(out)
     rows, means = runs.sample(run, n, seed=seed, device=device)
     runs.write_rows(out, {"data": means if mean else rows})
     say(f"{n} rows: {out}")
@@ -113,6 +114,7 @@ def encode(
     device: Device = "auto",
 ) -> None:
     """Write the posterior means of all rows of DATA, with their labels if there are any."""
+    runs.check_out(out)
     latents, labels = runs.encode(run, data, device=device)
     runs.write_rows(out, {"data": latents, **({} if labels is None else {"labels": labels})})
     say(f"{len(latents)} rows of {latents.shape[1]} latents: {out}")
@@ -125,6 +127,7 @@ def reconstruct(
     device: Device = "auto",
 ) -> None:
     """Encode all rows of DATA and decode them again."""
+    runs.check_out(out)
     _, outputs = runs.reconstruct(run, data, device=device)
     runs.write_rows(out, {"data": outputs})
     say(f"{len(outputs)} rows: {out}")
@@ -146,6 +149,7 @@ def impute(
         raise typer.BadParameter(
             f"--draws needs a .npz, which holds more than one array; got {out}.", param_hint="--out"
         )
+    runs.check_out(out)
     found = runs.impute(run, data, particles=particles, draws=draws, seed=seed, device=device)
     runs.write_rows(out, {"data": found.mean, **({"draws": found.draws} if draws else {})})
     say(f"{len(found.mean)} rows: {out}")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lowerbound.cli import look, train
-from lowerbound.core.errors import LowerboundError, SamplingWarning, TrainingWarning
+from lowerbound.core.errors import EvaluationWarning, LowerboundError, SamplingWarning, TrainingWarning
 
 __all__ = ["app", "main"]
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
     """Print the library's own warnings as a sentence, and others as Python does."""
-    if issubclass(category, (TrainingWarning, SamplingWarning)):
+    if issubclass(category, (EvaluationWarning, SamplingWarning, TrainingWarning)):
         Console(stderr=True, soft_wrap=True).print(f"[bold yellow]warning[/]: {escape(str(message))}", highlight=False)
     else:
         _python_shows(message, category, *place, **more)

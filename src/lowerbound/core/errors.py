@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "ArgumentError",
     "DataError",
+    "EvaluationWarning",
     "LowerboundError",
     "NodeError",
     "NonFiniteError",
@@ -50,6 +51,10 @@ class NonFiniteError(LowerboundError, ArithmeticError):
 
 class TrainingWarning(UserWarning):
     """Training goes on, and its user should know something about it."""
+
+
+class EvaluationWarning(UserWarning):
+    """Scores were written, and their user should know something about them."""
 
 
 class SamplingWarning(UserWarning):

@@ -416,6 +416,9 @@ class Dataset:
         """Refuse values that are not finite, and find out how many levels there are."""
         first = self._store.span(0, 1)
         if first.dtype == torch.uint8:
+            if levels is not None and levels < 256:
+                cure = "Name as many levels as there are, or leave them out for 256."
+                self._first_row_where(lambda x: x > levels - 1, f"whole numbers from 0 to {levels - 1}", cure)
             return levels or (2 if self._store.boolean or self._at_most_one() else 256)
         if self.missing:
             self._first_row_where(torch.isinf, "finite values or NaN", "Repair the values; NaN stands for a gap.")

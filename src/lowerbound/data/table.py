@@ -52,7 +52,7 @@ def encode_labels(values: Any, *, source: str) -> tuple[Tensor, tuple[str, ...] 
         texts = array.astype(str)
         try:
             return torch.from_numpy(texts.astype(np.int64)), None
-        except ValueError:
+        except (ValueError, OverflowError):
             names, numbers = np.unique(texts, return_inverse=True)
             return torch.from_numpy(numbers.reshape(array.shape).astype(np.int64)), tuple(names.tolist())
     whole = array.dtype.kind in "biu" or (array.dtype.kind == "f" and bool((array == np.floor(array)).all()))

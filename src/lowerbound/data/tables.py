@@ -71,7 +71,10 @@ def read_csv(path: Path, labels: Any, *, missing: bool = False) -> Table:
     if columns < 1 or not values:
         cure = "Give at least one line of numbers."
         raise DataError(explain(str(path), expected="rows of numbers", got="none", cure=cure))
-    return Table(torch.tensor(values).reshape(-1, columns), kept if place >= 0 else _given(labels))
+    return Table(
+        torch.frombuffer(values, dtype=torch.float32).clone().reshape(-1, columns),
+        kept if place >= 0 else _given(labels),
+    )
 
 
 def read_parquet(path: Path, labels: Any, *, missing: bool = False) -> Table:

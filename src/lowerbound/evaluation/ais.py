@@ -21,7 +21,18 @@ from lowerbound.mcmc.hmc import Point, transition
 from lowerbound.net import Program
 from lowerbound.net.supports import peel
 
-__all__ = ["Annealed", "Path", "Settings", "ais", "anneal", "gaussian_start", "gradients", "schedule_of", "tune"]
+__all__ = [
+    "Annealed",
+    "Path",
+    "Settings",
+    "ais",
+    "anneal",
+    "check_annealing",
+    "gaussian_start",
+    "gradients",
+    "schedule_of",
+    "tune",
+]
 
 _LEVELS, _PER_LEVEL, _FIRST = 50, 2, 20  # of the preliminary run: levels, transitions at each, and at the first of them
 _ACCEPTANCE, _GAIN = 0.7, 0.5
@@ -153,6 +164,14 @@ def schedule_of(schedule: str | Sequence[float], temperatures: int) -> list[floa
     return betas
 
 
+def check_annealing(chains: int, temperatures: int = 1) -> None:
+    """Raise an `ArgumentError` if the numbers of chains and temperatures are out of their ranges."""
+    if positive_int("chains", chains) < 2:
+        cure = "Pass chains=16, for example: their spread is what tells the error."
+        raise ArgumentError(explain("chains", expected="at least two", got=chains, cure=cure))
+    positive_int("temperatures", temperatures)
+
+
 class Path:
     r"""The way from an initial distribution r to the posterior: what it is evaluated and drawn with.
 
@@ -166,9 +185,7 @@ class Path:
     def __init__(
         self, program: Program, observed: Mapping[str, Tensor], initial: Program | None, *, chains: int
     ) -> None:
-        if positive_int("chains", chains) < 2:
-            cure = "Pass chains=16, for example: their spread is what tells the error."
-            raise ArgumentError(explain("chains", expected="at least two", got=chains, cure=cure))
+        check_annealing(chains)
         self.target, self._initial, self._chains = LogJoint(program, observed), initial, chains
         self._check(program, observed)
         self._packed = pack(self.target, self._positions())

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lowerbound.core.numerics import flushed_denormals
 from lowerbound.core.random import seeded
 from lowerbound.core.types import Data, Model
 from lowerbound.distributions import Implicit
+from lowerbound.evaluation.ais import check_annealing
 from lowerbound.evaluation.forecast import duration, forecast
 from lowerbound.evaluation.gallery import gallery
 from lowerbound.evaluation.latents import has_standard_prior, latent_summary, unit_kl
@@ -100,8 +102,13 @@ def evaluate(
         >>> scores.measures["iwae-10"]["n"], scores.rows["elbo"].shape
         (50, (50,))
     """
+    if not isinstance(data, Data):
+        cure = "Load it with lowerbound.data, or wrap an array as lowerbound.data.Dataset(array)."
+        raise ArgumentError(explain("data", expected="a data set", got=type(data).__name__, cure=cure))
     names = list(dict.fromkeys([measures] if isinstance(measures, str) else measures))
     parsed = {name: parse(name) for name in names}
+    if not ANNEALED.isdisjoint(kind for kind, _ in parsed.values()):
+        check_annealing(chains, temperatures)
     n = len(data) if limit is None else min(positive_int("limit", limit), len(data))
     module: Any = model
     modes = [(part, part.training) for part in module.modules()]
@@ -175,12 +182,12 @@ def _batch_size(particles: int) -> int:
 
 def _batches(model: Any, data: Data, size: int, limit: int, *, bar: str | None = None) -> Iterator[Tensor]:
     """Yield the rows on the model's device, under a bar of that name; the first batch is checked against the model."""
-    device = next(model.parameters()).device
+    device = _device_of(model)
     with _progress(bar, limit) as advance:
         for number, batch in enumerate(data.evaluation_batches(size, limit=limit)):
             x = batch.to(device)
             if number == 0:
-                with torch.random.fork_rng():
+                with seeded(0, "first batch"):
                     made = draw(*model.programs(x), particles=1, validate=True)
                     if tuple(made.log_likelihood().shape) != (1, len(x)):
                         cure = (
@@ -208,8 +215,9 @@ def _progress(name: str | None, rows: int) -> Iterator[Callable[[int], None]]:
 
 
 def _identity(model: Any, data: Data) -> str:
-    """Return a digest of the weights and of what identifies the data."""
-    found = hashlib.sha256(json.dumps(data.describe(), sort_keys=True).encode())
+    """Return a digest of the model, its weights, and what identifies the data."""
+    described = [repr(model), model.describe() if hasattr(model, "describe") else None, data.describe()]
+    found = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
     for name, value in model.state_dict().items():
         found.update(name.encode())
         found.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -233,7 +241,7 @@ def _announce(kind: str, job: Job, n: int) -> None:
 
 def _log_p(model: Any, data: Data, seed: int) -> str | None:
     """Return whether log p(x) is of a probability or a density, None if its distributions do not tell."""
-    x = next(iter(data.evaluation_batches(1, limit=1))).to(next(model.parameters()).device)
+    x = next(iter(data.evaluation_batches(1, limit=1))).to(_device_of(model))
     programs = model.programs(x)
     with seeded(seed, "log p"):
         trace = programs.model.observe()
@@ -244,6 +252,11 @@ def _log_p(model: Any, data: Data, seed: int) -> str | None:
         return None
 
 
+def _device_of(model: Any) -> torch.device:
+    """Return where a model lies; one without parameters and buffers lies on the processor."""
+    return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+
+
 def _look(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any]:
     """Return the summary of the latents and the gallery; latents only for models that encode."""
     with seeded(seed, "look"):
@@ -251,10 +264,10 @@ def _look(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any
 
 
 def _seen(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any]:
-    inputs = next(iter(data.evaluation_batches(16, limit=min(16, n)))).to(next(model.parameters()).device)
-    if not hasattr(model, "encode"):
+    inputs = next(iter(data.evaluation_batches(16, limit=min(16, n)))).to(_device_of(model))
+    if not hasattr(model, "encode") or not hasattr(model, "latent_dim"):
         return {}, gallery(model, inputs, seed=seed)
-    latents, means = torch.empty(n, model.latent_dim), torch.empty(n, model.latent_dim)
+    latents, means = torch.empty(min(n, _SHOWN_LATENTS), model.latent_dim), torch.empty(n, model.latent_dim)
     standard = has_standard_prior(model, inputs)
     kl_sum: Tensor | None = torch.zeros(model.latent_dim, dtype=torch.float64)
     done, drawn = 0, False
@@ -262,7 +275,8 @@ def _seen(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any
         q = model.encode(x)
         means[done : done + len(x)] = q.mean.cpu()
         # Without a density there may be no centre to show either: the picture has one draw a row.
-        latents[done : done + len(x)] = (q.sample() if isinstance(q, Implicit) else q.mean).cpu()
+        shown = latents[done : done + len(x)]
+        shown.copy_((q.sample() if isinstance(q, Implicit) else q.mean)[: len(shown)])
         drawn = isinstance(q, Implicit)
         kl = unit_kl(q) if standard else None
         kl_sum = None if kl is None or kl_sum is None else kl_sum + kl.double().sum(0).cpu()
@@ -272,7 +286,7 @@ def _seen(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any
     arrays = gallery(
         model,
         inputs,
-        latents=latents[:_SHOWN_LATENTS],
+        latents=latents,
         drawn=drawn,
         labels=None if labels is None else labels[: min(n, _SHOWN_LATENTS)],
         label_names=getattr(data, "label_names", None),

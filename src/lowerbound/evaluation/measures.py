@@ -36,7 +36,7 @@ _TWENTIETH, _STUCK = 1 / 20, 0.05
 UNNUMBERED = ("quadrature", "avb", "ais", "bdmc")
 """The measures that have no number of particles."""
 
-ANNEALED = ("ais", "bdmc")
+ANNEALED = frozenset({"ais", "bdmc"})
 """The measures that have chains and temperatures."""
 
 MEASURES = ("elbo", "elbo-K", "iwae-K", "is-K", "quadrature", "avb", "ais", "bdmc")
@@ -151,8 +151,13 @@ def _by_rows(
 
 
 def _elbo(job: Job, x: Tensor) -> Mapping[str, Tensor]:
-    bound = elbo(*job.model.programs(x), particles=job.particles, analytic_kl=True)
-    return dict(zip(("value", "reconstruction", "kl"), bound.terms.values(), strict=True))
+    programs, total = job.model.programs(x), torch.zeros(3, len(x), dtype=torch.float64)
+    chunk = max(1, ROWS_AT_ONCE // len(x))
+    for done in range(0, job.particles, chunk):
+        particles = min(chunk, job.particles - done)
+        terms = elbo(*programs, particles=particles, analytic_kl=True).terms.values()
+        total += particles * torch.stack(list(terms)).double().cpu()
+    return dict(zip(("value", "reconstruction", "kl"), total / job.particles, strict=True))
 
 
 def _importance(job: Job, x: Tensor, proposal: Callable[[Any], Any]) -> Mapping[str, Tensor]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Bernoulli
+from torch.nn.functional import softplus
 
 from lowerbound.core.errors import ArgumentError, explain
 from lowerbound.core.random import seeded
@@ -78,12 +80,13 @@ def _sum(program: Any, prior: Any, name: str, x: Tensor, nodes_a_side: int) -> t
 
     rows, back = torch.unique(x.reshape(len(x), -1), dim=0, return_inverse=True)
     rows = rows.reshape(-1, 1, 1, *x.shape[1:])
-    chunk = max(16, _NUMBERS_AT_ONCE // rows.numel())
+    seen = ~rows.isnan()
+    whole = bool(seen.all())
+    products = whole and _logits(prior.node("x").distribution) is not None
+    chunk = max(16, _NUMBERS_AT_ONCE // (len(rows) + x[0].numel() if products else rows.numel()))
     fine_sum = torch.full((len(rows),), -math.inf, dtype=torch.float64, device=x.device)
     coarse_sum, edge_sum, mass = fine_sum.clone(), fine_sum.clone(), 0.0
     edge = (unit.abs() == _SPREADS).any(1)
-    seen = ~rows.isnan()
-    whole = bool(seen.all())
     parts = ((loc + scale * unit).split(chunk), coarse.split(chunk), edge.split(chunk))
     for nodes, kept, outermost in zip(*parts, strict=True):
         z = nodes.to(draws.dtype if prior[name].dtype == torch.float64 else torch.float32)
@@ -91,8 +94,13 @@ def _sum(program: Any, prior: Any, name: str, x: Tensor, nodes_a_side: int) -> t
         trace = program.run(given, particles=len(z), batch=(1,))
         log_prior = trace.log_prob(name).double().squeeze(-1)
         distribution: Any = trace.node("x").distribution
-        log_likelihood = distribution.log_prob(rows) if whole else masked_log_prob("x", distribution, rows, seen)
-        log_terms = log_likelihood.double().squeeze(-1) + log_prior
+        if products:
+            log_likelihood = _by_products(distribution, rows)
+        elif whole:
+            log_likelihood = distribution.log_prob(rows).double().squeeze(-1)
+        else:
+            log_likelihood = masked_log_prob("x", distribution, rows, seen).double().squeeze(-1)
+        log_terms = log_likelihood + log_prior
         mass += float(log_prior.exp().sum())
         fine_sum = torch.logaddexp(fine_sum, log_terms.logsumexp(1))
         if bool(kept.any()):
@@ -113,6 +121,19 @@ def _sum(program: Any, prior: Any, name: str, x: Tensor, nodes_a_side: int) -> t
     value = fine_sum + log_volume
     change = (coarse_sum + dims * math.log(2) - fine_sum).abs()
     return value[back], change[back]
+
+
+def _logits(distribution: Any) -> Tensor | None:
+    """Return the logits of independent Bernoulli variables; None for any other distribution."""
+    base = getattr(distribution, "base_dist", distribution)
+    return base.logits if isinstance(base, Bernoulli) else None
+
+
+def _by_products(distribution: Any, rows: Tensor) -> Tensor:
+    """Return the log-likelihood of all rows at all nodes, float64 ``[rows, nodes]``, by one matrix product."""
+    given: Any = _logits(distribution)
+    logits: Tensor = given.double().flatten(1)
+    return rows.double().flatten(1) @ logits.T - softplus(logits).sum(-1)
 
 
 def _latent(prior: Any) -> str:

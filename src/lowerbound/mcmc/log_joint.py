@@ -111,8 +111,8 @@ class LogJoint:
         It is what the stochastic-gradient kernels are for. The likelihood's ``scale=N / B`` lets B rows stand for all.
 
         Args:
-            pairs: Bound programs, each with its observed data; without end, or more than there will be steps. Data of
-                shape ``[chains, B, ...]`` are a minibatch of its own for every chain.
+            pairs: Bound programs, each with its observed data; without end, or two more than there will be steps. Data
+                of shape ``[chains, B, ...]`` are a minibatch of its own for every chain.
 
         Raises:
             ArgumentError: at a call, if there are no more pairs.

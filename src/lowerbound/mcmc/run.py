@@ -97,9 +97,9 @@ def _check_finite(position: Tensor, kernel: str) -> None:
         raise NonFiniteError(explain(f"chains of {kernel}", expected="finite positions", got=got, cure=cure))
 
 
-def _remarks(*, accepted: Tensor, diverged: Tensor, steps: int) -> Iterator[str]:
+def _remarks(*, accepted: Tensor, diverged: Tensor | int, steps: int) -> Iterator[str]:
     """Yield what is to be said of how often each chain's proposals were accepted, and how often they diverged."""
-    total, lost = steps * accepted.numel(), int(diverged.sum())
+    total, lost = steps * accepted.numel(), int(torch.as_tensor(diverged).sum())
     if lost:
         cure = "Give the latents unit scale, start nearer to the bulk, or raise target_acceptance and warmup."
         yield explain("chains", expected="no divergences", got=f"{lost} in {total} transitions", cure=cure)

@@ -19,7 +19,8 @@ class Samples:
 
     Attributes:
         draws: By name, shape ``[chains, draws, *batch, *event]``.
-        stats: Of every draw, shape ``[chains, draws, *batch]``: ``log_prob``, of `HMC` also ``acceptance``,
+        stats: Of every draw, shape ``[chains, draws, *batch]``: ``log_prob``, which stochastic-gradient kernels know
+            where they took the gradient of the step and not where it ended, of `HMC` also ``acceptance``,
             ``accepted`` and ``diverged``, of `SGNHT` also ``friction``.
         state: The kernel's state behind the last draw.
         remarks: What its user should know, in sentences; they were warnings of `lowerbound.mcmc.run`.
@@ -53,6 +54,8 @@ class Samples:
     def to_arviz(self) -> Any:
         """Return the draws as ArviZ's InferenceData, with ``lp``, ``acceptance_rate`` and ``diverging``.
 
+        What stochastic-gradient kernels know of the log-density is called ``step_log_prob`` there.
+
         Raises:
             ArgumentError: if arviz is not installed.
         """
@@ -61,7 +64,12 @@ class Samples:
         except ImportError as error:
             cure = "Install it: pip install arviz."
             raise ArgumentError(explain("to_arviz", expected="arviz", got="no such package", cure=cure)) from error
-        names = {"log_prob": "lp", "acceptance": "acceptance_rate", "diverged": "diverging"}
+        exact = "accepted" in self.stats  # else the log-density is of where the step began, and of a minibatch
+        names = {
+            "log_prob": "lp" if exact else "step_log_prob",
+            "acceptance": "acceptance_rate",
+            "diverged": "diverging",
+        }
         groups = {
             "posterior": {name: draws.cpu().numpy() for name, draws in self.draws.items()},
             "sample_stats": {names.get(name, name): stat.cpu().numpy() for name, stat in self.stats.items()},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from lowerbound.core.errors import ArgumentError, RunError, explain
 from lowerbound.evaluation import Scores
-from lowerbound.report.records import flat, read_config
+from lowerbound.report.records import flat, read_config, scores_are_fresh
 
 __all__ = ["Evaluated", "differing_settings", "in_short", "read_comparable", "short_names"]
 
@@ -54,6 +53,7 @@ def read_comparable(runs: Sequence[str | os.PathLike[str]]) -> list[Evaluated]:
         _check_fresh(run)
     for run in found[1:]:
         _check_same_rows(found[0], run)
+        _check_same_annealing(found[0], run)
     _check_common_measure(found)
     return found
 
@@ -72,10 +72,7 @@ def _check_evaluated(folders: Sequence[Path]) -> None:
 
 def _check_fresh(run: Evaluated) -> None:
     """Raise an error if a run was trained on after it was evaluated."""
-    evaluated, weights = run.scores.data.get("weights_sha256"), run.folder / "model.safetensors"
-    if evaluated is None or not weights.exists():
-        return
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != evaluated:
+    if not scores_are_fresh(run.folder, run.scores):
         options = "".join(f" --measure {name}" for name in run.measures)
         cure = f"Evaluate it again (lowerbound evaluate {shlex.quote(str(run.folder))}{options})."
         expected, got = "scores of the weights that it holds", "those of earlier weights"
@@ -114,6 +111,17 @@ def _check_same_rows(first: Evaluated, second: Evaluated) -> None:
         who, cure = f"{first.folder} and {second.folder}", "Let describe() of your data return the hash as sha256."
         expected = "runs evaluated on rows with a hash that tells them apart"
         raise RunError(explain(who, expected=expected, got="none", cure=cure))
+
+
+def _check_same_annealing(first: Evaluated, second: Evaluated) -> None:
+    """Raise an error if a measure of both was made with other chains or temperatures: slower annealing is tighter."""
+    for name in first.measures.keys() & second.measures.keys():
+        pair = [[run.measures[name].get(key) for key in ("chains", "temperatures")] for run in (first, second)]
+        if pair[0] != pair[1]:
+            got = " and ".join(f"{chains} chains of {temperatures} temperatures" for chains, temperatures in pair)
+            cure = "Evaluate both with one --chains and one --temperatures."
+            who = f"measure {name!r} of {first.folder} and {second.folder}"
+            raise RunError(explain(who, expected="the same annealing", got=got, cure=cure))
 
 
 def _evaluated_on(run: Evaluated, key: str) -> Any:

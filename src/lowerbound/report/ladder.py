@@ -69,11 +69,11 @@ def rungs(record: Record, scores: Scores) -> list[Rung]:
             kind = str(measure.get("kind")) if measure.get("kind") in _LOOKS else "estimate"
             measured.append(Rung(measure_name(name), measure["value"], measure.get("stderr"), kind, f"{rows} rows"))
     found = [*first, *sorted(measured, key=_place), *simulated]
-    return [rung for rung in found if math.isfinite(rung.value)]
+    return [rung for rung in found if rung.value is not None and math.isfinite(rung.value)]
 
 
 def _place(rung: Rung) -> tuple[int, float]:
-    return ("estimate", "lower bound", "exact").index(rung.kind), rung.value
+    return ("estimate", "lower bound", "exact", "upper bound").index(rung.kind), rung.value
 
 
 @styled

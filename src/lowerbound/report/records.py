@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowerbound.core.errors import RunError, explain
 from lowerbound.core.files import read_json
 
-__all__ = ["Record", "flat", "read_config", "read_history", "read_record"]
+if TYPE_CHECKING:
+    from lowerbound.evaluation import Scores
+
+__all__ = ["Record", "flat", "read_config", "read_history", "read_record", "scores_are_fresh"]
 
 _SECTIONS = {"recipe", "objective", "model", "data", "training"}
 
@@ -120,3 +124,11 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def scores_are_fresh(folder: Path, scores: Scores) -> bool:
+    """Return whether scores are of the weights that a run folder holds; True where that is not known."""
+    evaluated, weights = scores.data.get("weights_sha256"), folder / "model.safetensors"
+    if evaluated is None or not weights.exists():
+        return True
+    return bool(hashlib.sha256(weights.read_bytes()).hexdigest() == evaluated)

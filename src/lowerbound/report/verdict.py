@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lowerbound.report.records import Record
+from lowerbound.report.records import Record, scores_are_fresh
 from lowerbound.report.tables import critic_line, measure_name, nats
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ def notes(record: Record, scores: Scores | None = None) -> list[Note]:
     """Return what a reader should know about the training and the scores, warnings first."""
     found = [*_on_validation(record), *_on_objective(record)]
     if scores is not None:
+        if not scores_are_fresh(record.folder, scores):
+            found.append(
+                Note("The scores are of earlier weights than the run's present ones: evaluate again.", "warning")
+            )
         found += [*_on_latents(scores), *_on_tightness(scores), *_on_critic(scores), *_on_rows(scores)]
     return sorted(found, key=lambda note: note.level != "warning")
 

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +195,7 @@ def _reproduce_section(record: Record, scores: Scores | None) -> Section:
     else:
         content.append(element("p", "The run was started from Python; all of its settings stand below."))
     if scores is not None and scores.measures:
-        content.append(code(_evaluate_command(record, tuple(scores.measures), scores.data)))
+        content += [code(command) for command in _evaluate_commands(record, scores)]
     rows = [("versions", ", ".join(f"{name} {version}" for name, version in (config.get("versions") or {}).items()))]
     for label, data in (("training", config.get("data")), ("evaluated", scores.data if scores else None)):
         if isinstance(data, dict) and data.get("sha256"):
@@ -206,11 +206,31 @@ def _reproduce_section(record: Record, scores: Scores | None) -> Section:
     return Section("How to reproduce", content)
 
 
-def _evaluate_command(record: Record, measures: tuple[str, ...], data: Mapping[str, Any] | None = None) -> str:
+def _evaluate_commands(record: Record, scores: Scores) -> Iterator[str]:
+    """Yield the commands that repeat the evaluation: one for each setting of the annealing."""
+    groups: dict[tuple[Any, ...], list[str]] = {}
+    plain = [name for name, measure in scores.measures.items() if "temperatures" not in measure]
+    for name, measure in scores.measures.items():
+        if "temperatures" in measure:
+            groups.setdefault((measure.get("chains"), measure["temperatures"]), []).append(name)
+    if not groups:
+        yield _evaluate_command(record, plain, scores.data)
+    for number, (setting, names) in enumerate(groups.items()):
+        annealing = dict(zip(("--chains", "--temperatures"), setting, strict=True))
+        yield _evaluate_command(record, [*(plain if number == 0 else []), *names], scores.data, annealing)
+
+
+def _evaluate_command(
+    record: Record,
+    measures: Sequence[str],
+    data: Mapping[str, Any] | None = None,
+    annealing: Mapping[str, Any] | None = None,
+) -> str:
     """Return the command that evaluates the run with some measures."""
     words = ["lowerbound", "evaluate", str(record.folder)]
     for name in measures:
         words += ["--measure", name]
+    words += [str(word) for pair in (annealing or {}).items() for word in pair]
     if data is not None:
         trained_on = record.config.get("data")
         source = trained_on.get("source") if isinstance(trained_on, dict) else None
