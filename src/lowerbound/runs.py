@@ -72,11 +72,17 @@ def load_data(run: Run, split: str = "test", *, source: str | None = None) -> so
         raise DataError(explain("data of the run", expected=expected, got="a class of one's own", cure=cure))
     binarize, seed = described["binarize"], described["binarize_seed"]
     missing = bool(described.get("missing", False))
+    own = {"labels": described["labels"]} if "labels" in described else {}
     if source is not None:
-        return sources.load_all(source, binarize=binarize, seed=seed, missing=missing and source not in sources.SOURCES)
+        file = source not in sources.SOURCES
+        return sources.load_all(source, binarize=binarize, seed=seed, missing=missing and file, **(own if file else {}))
     choice("split", split, ("test", "validation", "train"))
     fraction = described.get("test_fraction")
-    options = {} if fraction is None else {"test_fraction": fraction}
+    options = own if fraction is None else {**own, "test_fraction": fraction}
+    if described["source"] not in sources.SOURCES and not Path(described["source"]).expanduser().exists():
+        cure = "Go to the folder from which it was trained, or name data with --data."
+        got = f"nothing at {described['source']}"
+        raise DataError(explain("data of the run", expected="a path that leads to them from here", got=got, cure=cure))
     train_rows, test_rows = sources.load(described["source"], binarize=binarize, seed=seed, missing=missing, **options)
     validation = described.get("validation_fraction")
     parts_by_name = {"test": test_rows, "train": train_rows}

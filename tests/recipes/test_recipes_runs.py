@@ -146,7 +146,7 @@ def test_file_that_changed_is_an_error(tmp_path) -> None:
         with pytest.raises(DataError, match="x.npy: expected the rows that the run was trained on, got others"):
             runs.load_data(loaded, split)
     (tmp_path / "x.npy").unlink()
-    with pytest.raises(DataError, match="x.npy: expected a built-in set or a path, got no such file"):
+    with pytest.raises(DataError, match="got nothing at .*x.npy. Go to the folder"):
         runs.load_data(loaded)
 
 
@@ -165,6 +165,22 @@ def test_other_data_take_the_form_of_the_run(run, tmp_path) -> None:
     rows = runs.load_data(runs.load(run), source=str(tmp_path / "grey.npy"))
     assert len(rows) == 30
     assert rows.binary
+
+
+def test_a_table_whose_labels_have_a_name_of_their_own_is_found_again(tmp_path, monkeypatch) -> None:
+    random = np.random.default_rng(0)
+    lines = [f"{a:.4f},{b:.4f},{k}" for a, b, k in zip(*random.normal(size=(2, 40)), range(40), strict=True)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,target", *lines]) + "\n")
+    monkeypatch.chdir(tmp_path)
+    train_rows, _ = lb.data.load("t.csv", labels="target")
+    model = lb.models.VAE(event_shape=(2,), latent_dim=1, hidden=(4,), likelihood="gaussian")
+    lb.fit(lb.objectives.ELBO(model), train_rows, epochs=1, out="run", progress=False)
+    assert runs.evaluate_run("run", ["elbo"]).measures["elbo"]["n"] == 4
+    assert runs.encode("run", "t.csv")[1].sort().values.tolist() == list(range(40))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"got nothing at t\.csv\. Go to the folder from which it was trained"):
+        runs.evaluate_run(tmp_path / "run", ["elbo"])
 
 
 # --- evaluate_run -----------------------------------------------------------------------------------------------------

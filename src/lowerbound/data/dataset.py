@@ -281,6 +281,10 @@ class Dataset:
         moments: tuple[Tensor, Tensor] = self._cache["moments"]
         return moments
 
+    def with_record(self, **facts: str) -> Dataset:
+        """Return the same rows with more facts in `describe`: what is needed to find them again."""
+        return self._changed(_record={**self._record, **facts})
+
     def describe(self) -> dict[str, Any]:
         """Return what identifies the data, as plain values that fit into JSON.
 

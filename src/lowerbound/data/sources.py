@@ -122,7 +122,7 @@ def _whole(name: str, *, binarize: str | None, seed: int, labels: Any, missing: 
     gaps = {"missing": missing} if read in (read_csv, read_parquet) else {}  # arrays say what is missing themselves
     table = read(Path(name).expanduser(), labels, **gaps)
     numbers, names = (None, None) if table.labels is None else encode_labels(table.labels, source=name)
-    return Dataset(
+    whole = Dataset(
         table.rows,
         name=Path(name).stem,
         source=name,
@@ -133,6 +133,7 @@ def _whole(name: str, *, binarize: str | None, seed: int, labels: Any, missing: 
         seed=seed,
         missing=missing,
     )
+    return whole.with_record(labels=labels) if isinstance(labels, str) else whole
 
 
 def _built_in(name: str, binarize: str | None, seed: int, fraction: float | None) -> tuple[Dataset, Dataset]:
