@@ -18,11 +18,12 @@ from lowerbound.core.checks import choice, number, positive_int
 from lowerbound.core.device import find_device
 from lowerbound.core.errors import ArgumentError, DataError, explain
 from lowerbound.core.random import seeded
+from lowerbound.core.types import Objective
 from lowerbound.models import MODELS, EncoderDecoder
 from lowerbound.nn.likelihoods import LIKELIHOODS
 from lowerbound.training import Callback, Run, TensorBoard, fit
 
-__all__ = ["RECIPES", "Recipe", "train"]
+__all__ = ["RECIPES", "Recipe", "build", "train"]
 
 _OBJECTIVES: dict[str, Any] = {"AVB": objectives.AVB, "ELBO": objectives.ELBO, "IWAE": objectives.IWAE}
 
@@ -219,26 +220,10 @@ def train(
         2
     """
     train_rows, validation_rows = _training_data(recipe)
-    likelihood, options = _likelihood(recipe, train_rows)
-    kind = MODELS[choice("model", recipe.model, MODELS)]
-    model_options = {**recipe.model_options, **({"missing": True} if recipe.missing else {})}
-    _check_options(kind, model_options)
-    goal = _OBJECTIVES[choice("objective", recipe.objective, _OBJECTIVES)]
-    _check_options(goal, recipe.objective_options)
-    with seeded(recipe.seed, "weights"):
-        model = kind(
-            event_shape=train_rows.event_shape,
-            latent_dim=recipe.latent_dim,
-            likelihood=likelihood,
-            likelihood_options=options,
-            **model_options,
-        )
-    _standardize(model, train_rows, likelihood)
-    first = next(iter(train_rows.batches(min(len(train_rows), 1000), seed=recipe.seed, epoch=0)))
-    model.generator.prior.start(torch.where(first.isnan(), model.posterior.center, first))
+    objective = build(recipe, train_rows)
     settings = {"epochs": _epochs(recipe, len(train_rows)), **recipe.training, "seed": recipe.seed}
     return fit(
-        goal(model, **recipe.objective_options),
+        objective,
         train_rows,
         validation=validation_rows,
         out=out,
@@ -249,6 +234,42 @@ def train(
         config={"recipe": recipe.describe(), "command": list(command)},
         **settings,
     )
+
+
+def build(recipe: Recipe, rows: sources.Dataset) -> Objective:
+    """Return a recipe's objective over its model, untrained; scale, prior and likelihood start from the rows.
+
+    Args:
+        recipe: What to build; its `data`, `validation` and `training` do not matter.
+        rows: The rows that it is to be trained on, each of shape ``event_shape``.
+
+    Raises:
+        LowerboundError: if the rows or the recipe do not allow it; the message names the cure.
+
+    Example:
+        >>> from lowerbound.recipes import RECIPES, build
+        >>> build(RECIPES["vae"].changed(latent_dim=3), lb.data.digits()[0]).model.latent_dim
+        3
+    """
+    likelihood, options = _likelihood(recipe, rows)
+    kind = MODELS[choice("model", recipe.model, MODELS)]
+    model_options = {**recipe.model_options, **({"missing": True} if recipe.missing else {})}
+    _check_options(kind, model_options)
+    goal = _OBJECTIVES[choice("objective", recipe.objective, _OBJECTIVES)]
+    _check_options(goal, recipe.objective_options)
+    with seeded(recipe.seed, "weights"):
+        model = kind(
+            event_shape=rows.event_shape,
+            latent_dim=recipe.latent_dim,
+            likelihood=likelihood,
+            likelihood_options=options,
+            **model_options,
+        )
+    _standardize(model, rows, likelihood)
+    first = next(iter(rows.batches(min(len(rows), 1000), seed=recipe.seed, epoch=0)))
+    model.generator.prior.start(torch.where(first.isnan(), model.posterior.center, first))
+    objective: Objective = goal(model, **recipe.objective_options)
+    return objective
 
 
 def _check_options(kind: Any, options: Mapping[str, Any]) -> None:

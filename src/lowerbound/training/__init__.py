@@ -3,5 +3,7 @@
 from lowerbound.training.callbacks import Callback, ProgressBar, TensorBoard
 from lowerbound.training.fit import fit
 from lowerbound.training.run import Run
+from lowerbound.training.settings import Settings
+from lowerbound.training.state import State
 
-__all__ = ["Callback", "ProgressBar", "Run", "TensorBoard", "fit"]
+__all__ = ["Callback", "ProgressBar", "Run", "Settings", "State", "TensorBoard", "fit"]

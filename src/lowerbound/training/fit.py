@@ -44,6 +44,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     checkpoint_seconds: float = 15.0,
     config: dict[str, Any] | None = None,
+    state: State | None = None,
     **settings: Any,
 ) -> Run:
     """Train an objective on data.
@@ -63,6 +64,8 @@ def fit(
         callbacks: Further watchers of the run.
         checkpoint_seconds: The least time between two checkpoints; the end of the run always makes one.
         config: What else ``config.json`` should hold, such as the command that was typed.
+        state: The moving parts of this objective, to go on from with these rows until `epochs` are over in all; it is
+            moved on, and may be passed again. None to start.
         settings: The arguments of `lowerbound.training.settings.Settings`: epochs, batch_size, optimizer, lr, schedule,
             kl_warmup, clip, patience, keep, precision, compile, seed and optimizer_options.
 
@@ -86,7 +89,11 @@ def fit(
     module, data, validation = _to(objective, train, validation, device)
     batch_size = min(chosen.batch_size, len(data))
     batches = len(data) // batch_size
-    chosen.check_length(chosen.epochs * batches)
+    if state is None:
+        chosen.check_length(chosen.epochs * batches)
+    elif out is not None:
+        cure = "Leave one of them out: resume=True goes on from the state in the folder."
+        raise ArgumentError(explain("state", expected="no run folder beside it", got=str(out), cure=cure))
     if chosen.patience is not None and validation is None:
         cure = "Pass validation rows, or leave patience out."
         raise ArgumentError(explain("patience", expected="validation rows to judge by", got="none", cure=cure))
@@ -97,7 +104,7 @@ def fit(
     with seeded(chosen.seed, "validate"):
         objective.validate(next(iter(data.evaluation_batches(batch_size))).to(device))
 
-    state = State(objective, chosen, chosen.epochs * batches)
+    state = state or State(objective, chosen, chosen.epochs * batches)
     description = {
         "objective": objective.describe(),
         "data": train.describe(),
