@@ -108,7 +108,7 @@ PLANTS = {
     "relative in an __init__": ("nn/__init__.py", "from ..net import trace", "nn/__init__.py:1: nn -> net"),
     "relative root": ("nn/heads.py", "from .. import net", "nn/heads.py:1: nn -> the package root"),
     "relative root beside the folders": ("sklearn.py", "from . import data", "sklearn -> the package root"),
-    "relative beside the folders": ("sklearn.py", "from .data import idx", "sklearn.py:1: sklearn -> data"),
+    "relative beside the folders": ("sklearn.py", "from .mcmc import hmc", "sklearn.py:1: sklearn -> mcmc"),
     "by function": ("report/html.py", "importlib.import_module('lowerbound.cli')", "html.py:1: report -> cli"),
     "by function, relative": ("report/html.py", "import_module('..cli', __package__)", "html.py:1: report -> cli"),
     "unknown part": ("helpers/misc.py", "", "helpers/misc.py: helpers has no row in the table"),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lowerbound.core.checks import choice, number, positive_int
 from lowerbound.core.checks import event_shape as check_event_shape
+from lowerbound.core.device import find_device
 from lowerbound.core.errors import ArgumentError, DataError, ShapeError, explain
 from lowerbound.core.random import seeded
 from lowerbound.data import Dataset
@@ -70,7 +71,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         settings = self._start(rows, seed)
         steps = self._plain["epochs"] * rows.batches_per_epoch(settings.batch_size)
         settings.check_length(steps)
-        self._train(rows, held_out, settings, State(self._objective, settings, steps), self._plain["epochs"])
+        self._train(rows, held_out, settings, self._state(settings, steps), self._plain["epochs"])
         return self
 
     def partial_fit(self: _Own, X: ArrayLike, y: Any = None) -> _Own:
@@ -101,7 +102,7 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             cure = "Train with schedule='constant', or call fit with more epochs."
             where = f"schedule of {type(self).__name__}.partial_fit"
             raise ArgumentError(explain(where, expected="'constant'", got=repr(settings.schedule), cure=cure))
-        moving = State(self._objective, settings, 1)
+        moving = self._state(settings, 1)
         if state is not None:
             moving.unpack({**state, "objective": self._objective.state_dict()})
         self._train(self._dataset(x), None, settings, moving, moving.epoch + 1)
@@ -241,6 +242,11 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self._objective: Any = build(recipe, rows)
         self._seed, self._settings = seed, settings
         return settings
+
+    def _state(self, settings: Settings, steps: int) -> State:
+        """Return moving parts that have not moved, on the device that is named: a pickle comes from the processor."""
+        self._objective.to(find_device(self.device))
+        return State(self._objective, settings, steps)
 
     def _train(self, rows: Dataset, held_out: Dataset | None, settings: Settings, state: State, epochs: int) -> None:
         """Train until so many epochs are over in all, and keep what another call needs."""

@@ -18,7 +18,7 @@ import tiny
 from lowerbound.core.errors import ArgumentError, NodeError, ShapeError
 from lowerbound.core.files import read_tree
 from lowerbound.core.random import stream_seed
-from lowerbound.training import Callback
+from lowerbound.training import Callback, State
 from lowerbound.training.settings import Settings
 from tiny import Steps, difference
 
@@ -342,6 +342,27 @@ WRONG = {
 def test_wrong_setting_is_refused(settings: dict, message: str, tmp_path) -> None:
     with pytest.raises(ArgumentError, match=message):
         tiny.fit(**settings, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_epochs_add_up_where_a_state_goes_on() -> None:
+    whole = tiny.fit(epochs=3)
+    goal = tiny.objective()
+    state = State(goal, Settings(epochs=2, batch_size=8), 12)
+    tiny.fit(goal, epochs=2, state=state)
+    parts = tiny.fit(goal, epochs=3, state=state)
+    assert not difference(whole.model.state_dict(), parts.model.state_dict())
+    tiny.fit(goal, tiny.rows(20, seed=1), epochs=4, state=state)
+    assert [state.epoch, state.step] == [4, 20]  # six steps an epoch, and two with the other rows
+
+
+def test_state_that_does_not_fit_is_refused(tmp_path) -> None:
+    goal = tiny.objective()
+    state = State(goal, Settings(), 1)
+    with pytest.raises(ArgumentError, match="state: expected one of this objective, got another's. Pass the objective"):
+        tiny.fit(tiny.objective(), state=state)
+    with pytest.raises(ArgumentError, match="state: expected no run folder beside it, got .*run. Leave one of them"):
+        tiny.fit(goal, state=state, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

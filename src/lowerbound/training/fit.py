@@ -64,8 +64,8 @@ def fit(
         callbacks: Further watchers of the run.
         checkpoint_seconds: The least time between two checkpoints; the end of the run always makes one.
         config: What else ``config.json`` should hold, such as the command that was typed.
-        state: The moving parts of this objective, to go on from with these rows until `epochs` are over in all; it is
-            moved on, and may be passed again. None to start.
+        state: The moving parts of this objective, a `lowerbound.training.State`, to go on from with these rows until
+            `epochs` are over in all. It is moved on, by its own settings of optimizer and warm-up. None to start.
         settings: The arguments of `lowerbound.training.settings.Settings`: epochs, batch_size, optimizer, lr, schedule,
             kl_warmup, clip, patience, keep, precision, compile, seed and optimizer_options.
 
@@ -91,9 +91,8 @@ def fit(
     batches = len(data) // batch_size
     if state is None:
         chosen.check_length(chosen.epochs * batches)
-    elif out is not None:
-        cure = "Leave one of them out: resume=True goes on from the state in the folder."
-        raise ArgumentError(explain("state", expected="no run folder beside it", got=str(out), cure=cure))
+    else:
+        _check_state(state, objective, out)
     if chosen.patience is not None and validation is None:
         cure = "Pass validation rows, or leave patience out."
         raise ArgumentError(explain("patience", expected="validation rows to judge by", got="none", cure=cure))
@@ -231,6 +230,16 @@ def _settings(settings: dict[str, Any]) -> Settings:
         raise ArgumentError(explain("fit", expected="known settings", got=unknown, cure=cure))
     chosen = Settings(**settings)
     return chosen
+
+
+def _check_state(state: State, objective: Objective, out: str | os.PathLike[str] | None) -> None:
+    """Raise an error if a run cannot go on from a state."""
+    if state.objective is not objective:
+        cure = "Pass the objective from which the state was made."
+        raise ArgumentError(explain("state", expected="one of this objective", got="another's", cure=cure))
+    if out is not None:
+        cure = "Leave one of them out: resume=True goes on from the state in the folder."
+        raise ArgumentError(explain("state", expected="no run folder beside it", got=str(out), cure=cure))
 
 
 def _to(objective: Objective, train: Data, validation: Data | None, device: str) -> tuple[nn.Module, Data, Data | None]:
