@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -155,8 +156,6 @@ def test_seeds() -> None:
 
 
 def test_the_callers_random_numbers_are_left_alone() -> None:
-    import torch
-
     x = table(30)
     torch.manual_seed(3)
     expected = torch.rand(2)
@@ -240,6 +239,8 @@ def test_counts(likelihood: str) -> None:
     "estimator, x, error, match",
     [
         (lb.sklearn.VAE(latent_dim=0), None, ArgumentError, "latent_dim: expected a positive integer, got 0. Pass"),
+        (lb.sklearn.AVB(latent_dim=None), None, ArgumentError, "latent_dim: expected a positive integer, got None"),
+        (lb.sklearn.VAE(batch_size=None), None, ArgumentError, "batch_size: expected a positive integer, got None"),
         (lb.sklearn.VAE(epochs=0), None, ArgumentError, "epochs: expected a positive integer, got 0. Pass epochs=1"),
         (lb.sklearn.VAE(objective="AVB"), None, ArgumentError, "objective: expected.*got 'AVB'. Known: ELBO, IWAE"),
         (lb.sklearn.VAE(gradient="sgbv"), None, ArgumentError, "gradient.*got 'sgbv'. Did you mean 'sgvb'"),
@@ -290,3 +291,12 @@ def test_errors_of_a_fitted_estimator() -> None:
     binary = lb.sklearn.VAE(**SMALL, likelihood="bernoulli").fit(x > 0)
     with pytest.raises(DataError, match="X for likelihood='bernoulli': expected only 0 and 1"):
         binary.score(x)
+
+
+def test_training_that_fails_leaves_no_model_behind() -> None:
+    x = table(20)
+    model = lb.sklearn.VAE(**SMALL).fit(x).set_params(lr=-1.0)
+    with pytest.raises(ArgumentError, match="lr: expected a finite number above 0"):
+        model.fit(x)
+    with pytest.raises(NotFittedError, match="This VAE instance is not fitted yet"):
+        model.transform(x)

@@ -237,6 +237,8 @@ class _Estimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def _start(self, rows: Dataset, seed: int) -> Settings:
         """Put an untrained model in place, and return the settings of its training."""
+        if hasattr(self, "model_"):
+            del self.model_  # a training that fails leaves no model, rather than the one before
         recipe = self._recipe(self._plain).changed(seed=seed)
         settings = Settings(epochs=positive_int("epochs", self._plain["epochs"]), **recipe.training, seed=seed)
         self._objective: Any = build(recipe, rows)
@@ -642,20 +644,15 @@ class AVB(_Estimator):
         self.random_state = random_state
 
     def _recipe(self, given: Mapping[str, Any]) -> Recipe:
-        own = _some(given, "hidden", "sampler", "noise_dim", "critic_hidden", "activation")
-        options = _some(given, "contrast", "particles", "critic_steps", "critic_lr")
         training = _some(given, "batch_size", "lr", "schedule", "kl_warmup", "precision")
-        likelihood = _some(given, "likelihood", "likelihood_options", "latent_dim")
-        recipe = Recipe(
-            name="sklearn",
-            summary="",
+        return Recipe(
+            **_common(given),
             model="ImplicitVAE",
+            model_options=_some(given, "hidden", "sampler", "noise_dim", "critic_hidden", "activation"),
             objective="AVB",
-            objective_options=options,
-            model_options=own,
-            training=RECIPES["avb"].training,
+            objective_options=_some(given, "contrast", "particles", "critic_steps", "critic_lr"),
+            training={**RECIPES["avb"].training, **training},
         )
-        return recipe.changed(training=training, **likelihood)
 
     def _bound(self, x: Tensor, particles: int) -> float:
         model, observed, posterior = self.model_.programs(x)
@@ -670,15 +667,23 @@ class AVB(_Estimator):
 
 
 def _certified(model: str, given: Mapping[str, Any], *own: str) -> Recipe:
-    """Return the recipe of a model that is trained on a bound, from the arguments that are its own and the common."""
-    choice("objective", given["objective"], ("ELBO", "IWAE"))
-    return Recipe(name="sklearn", summary="").changed(
+    """Return the recipe of a model that is trained on a bound, with arguments of its own by name."""
+    options = _some(given, "particles", "gradient")
+    return Recipe(
+        **_common(given),
+        missing=given["missing"],
         model=model,
         model_options=_some(given, *own),
-        objective_options=_some(given, "particles", "gradient"),
+        objective=choice("objective", given["objective"], ("ELBO", "IWAE")),
+        objective_options={name: value for name, value in options.items() if value is not None},
         training=_some(given, "batch_size", "lr", "schedule", "kl_warmup", "patience", "precision"),
-        **_some(given, "latent_dim", "likelihood", "likelihood_options", "missing", "objective"),
     )
+
+
+def _common(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what all recipes have, by name."""
+    options = {"likelihood_options": given["likelihood_options"] or {}}
+    return {"name": "sklearn", "summary": "", **_some(given, "latent_dim", "likelihood"), **options}
 
 
 def _check_values(x: NDArray[Any], likelihood: str, levels: int | None) -> None:
