@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Recipe:
         data: What `lowerbound.data.load` takes: a built-in name or a path.
         binarize: The binarisation; None for the data's own, or none if the likelihood is not Bernoulli.
         missing: Whether values of the data may be missing; the model then takes rows with gaps.
+        schema: A schema file for a table; None to infer one where the table has columns of text.
         likelihood: The likelihood; None for the one that fits the data: ``bernoulli`` for binary values, ``logistic``
             for 8-bit pixels, ``gaussian`` for the rest.
         likelihood_options: Arguments of the likelihood, such as ``{"scale": "per-dimension"}``.
@@ -59,6 +60,7 @@ class Recipe:
     data: str = "digits"
     binarize: str | None = None
     missing: bool = False
+    schema: str | None = None
     likelihood: str | None = None
     likelihood_options: Mapping[str, Any] = field(default_factory=dict)
     model: str = "VAE"
@@ -191,6 +193,7 @@ def train(
     tensorboard: bool = False,
     callbacks: Sequence[Callback] = (),
     command: Sequence[str] = (),
+    show: Callable[[sources.Dataset], None] | None = None,
 ) -> Run:
     """Follow a recipe: load the data, build the model, train it, and leave a run folder.
 
@@ -203,6 +206,7 @@ def train(
         tensorboard: Whether to write ``tensorboard/`` into the run folder.
         callbacks: Further watchers of the run.
         command: The command line that was typed, for ``config.json``.
+        show: What is called with the training rows before the training.
 
     Returns:
         The run.
@@ -220,6 +224,8 @@ def train(
         2
     """
     train_rows, validation_rows = _training_data(recipe)
+    if show is not None:
+        show(train_rows)
     objective = build(recipe, train_rows)
     settings = {"epochs": _epochs(recipe, len(train_rows)), **recipe.training, "seed": recipe.seed}
     return fit(
@@ -287,7 +293,8 @@ def _training_data(recipe: Recipe) -> tuple[sources.Dataset, sources.Dataset | N
     if binarize is None and recipe.likelihood not in (None, "bernoulli"):
         binarize = "none"
     seed = recipe.seed if recipe.data_seed is None else recipe.data_seed
-    rows, _ = sources.load(recipe.data, binarize=binarize, seed=seed, missing=recipe.missing)
+    schema = recipe.schema or ("infer" if recipe.likelihood == "mixed" else None)
+    rows, _ = sources.load(recipe.data, binarize=binarize, seed=seed, missing=recipe.missing, schema=schema)
     fraction = min(0.1, 3000 / len(rows)) if recipe.validation is None else recipe.validation
     number("validation", fraction, low=0.0, high=0.9)
     if fraction == 0 or (recipe.validation is None and len(rows) < 20):
@@ -299,8 +306,11 @@ def _likelihood(recipe: Recipe, rows: sources.Dataset) -> tuple[str, dict[str, A
     """Return the likelihood and its options, checked against every row."""
     name = recipe.likelihood
     if name is None:
-        name = "bernoulli" if rows.binary else "logistic" if rows.levels is not None else "gaussian"
+        plain = "bernoulli" if rows.binary else "logistic" if rows.levels is not None else "gaussian"
+        name = plain if rows.schema is None else "mixed"
     options = dict(recipe.likelihood_options)
+    if rows.schema is not None or name == "mixed":
+        return name, {**_mixed(recipe, rows, name), **options}
     low, high = rows.range
     found = f"values from {low:g} to {high:g}"
     if name == "bernoulli" and not rows.binary:
@@ -316,6 +326,19 @@ def _likelihood(recipe: Recipe, rows: sources.Dataset) -> tuple[str, dict[str, A
     if getattr(LIKELIHOODS.get(name), "counts", False):
         _check_counts(rows, name)
     return name, options
+
+
+def _mixed(recipe: Recipe, rows: sources.Dataset, name: str) -> dict[str, Any]:
+    """Return the options of the likelihood of a table of mixed types, if all goes together."""
+    if rows.schema is None or name != "mixed":
+        cure = "The likelihood mixed takes a table with a schema, and such a table takes the likelihood mixed."
+        found = "a schema" if rows.schema is not None else "no schema"
+        raise ArgumentError(explain("likelihood", expected="one that fits the data", got=f"{name}, {found}", cure=cure))
+    prior = recipe.model_options.get("prior", "standard")
+    if recipe.model != "VAE" or prior == "vamp":
+        cure = "Take a recipe of the model VAE, such as vae or iwae, and another prior than vamp."
+        raise ArgumentError(explain("mixed columns", expected="a VAE", got=f"{recipe.model}, prior {prior}", cure=cure))
+    return {"columns": rows.columns}
 
 
 def _check_counts(rows: sources.Dataset, name: str) -> None:
@@ -334,7 +357,7 @@ def _check_counts(rows: sources.Dataset, name: str) -> None:
 def _standardize(model: EncoderDecoder, rows: sources.Dataset, likelihood: str) -> None:
     """Start the model from the data's mean, and from its spread where the likelihood has a scale in units of x."""
     mean, std = rows.moments()
-    if likelihood != "gaussian":
+    if likelihood not in ("gaussian", "mixed"):
         spread = torch.ones(())
     elif len(rows.event_shape) == 1:  # columns of a table have units of their own
         spread = std

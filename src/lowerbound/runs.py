@@ -28,7 +28,7 @@ from lowerbound.nn import BernoulliLikelihood
 from lowerbound.training import Run
 from lowerbound.training.checkpoint import check_format, read_weights
 
-__all__ = ["check_out", "encode", "evaluate_run", "impute", "load", "load_data", "reconstruct", "sample", "write_rows"]
+__all__ = ["check_out", "encode", "evaluate_run", "impute", "load", "load_data", "reconstruct", "sample", "schema", "write_rows"]
 
 
 def load(run: str | os.PathLike[str], *, model: nn.Module | None = None) -> Run:
@@ -73,12 +73,14 @@ def load_data(run: Run, split: str = "test", *, source: str | None = None) -> so
     binarize, seed = described["binarize"], described["binarize_seed"]
     missing = bool(described.get("missing", False))
     own = {"labels": described["labels"]} if "labels" in described else {}
+    columns = schema(run)
+    table = {} if columns is None else {"schema": columns}
     if source is not None:
         file = source not in sources.SOURCES
-        return sources.load_all(source, binarize=binarize, seed=seed, missing=missing and file, **(own if file else {}))
+        return sources.load_all(source, binarize=binarize, seed=seed, missing=missing and file, **(own | table if file else {}))
     choice("split", split, ("test", "validation", "train"))
     fraction = described.get("test_fraction")
-    options = own if fraction is None else {**own, "test_fraction": fraction}
+    options = own | table if fraction is None else {**own, **table, "test_fraction": fraction}
     if described["source"] not in sources.SOURCES and not Path(described["source"]).expanduser().exists():
         cure = "Go to the folder from which it was trained, or name data with --data."
         got = f"nothing at {described['source']}"
@@ -98,6 +100,14 @@ def load_data(run: Run, split: str = "test", *, source: str | None = None) -> so
             explain(described["source"], expected="the rows that the run was trained on", got="others", cure=cure)
         )
     return parts_by_name[split]
+
+
+def schema(run: Run) -> list[sources.Column] | None:
+    """Return what the columns of the table are that a run was trained on, None if its data are no mixed table."""
+    described = run.config["data"].get("schema")
+    return described and [
+        sources.Column(column["name"], column["kind"], tuple(column["levels"])) for column in described
+    ]
 
 
 def evaluate_run(
@@ -192,8 +202,18 @@ def reconstruct(run: str | os.PathLike[str], source: str, *, device: str = "auto
     model: Any = loaded.model
     inputs = list(rows.evaluation_batches(1000))
     with seeded(0, "encode"):
-        outputs = [model.reconstruct(x.to(find_device(device))).cpu() for x in inputs]
+        outputs = [_reconstruct(model, x.to(find_device(device))).cpu() for x in inputs]
     return torch.cat(inputs), torch.cat(outputs)
+
+
+def _reconstruct(model: Any, x: Tensor) -> Tensor:
+    """Return the mean of p(x | z) at the mean of q(z | x); of columns of mixed types, the most probable levels."""
+    likelihood = getattr(model.generator, "likelihood", None)
+    if not getattr(likelihood, "mixed", False):
+        rows: Tensor = model.reconstruct(x)
+        return rows
+    mode: Tensor = model.decode(model.encode(x).mean).mode
+    return mode
 
 
 @torch.no_grad()
@@ -208,6 +228,9 @@ def impute(
 ) -> evaluation.Imputation:
     """Return all rows of a source with their gaps filled by a run's model, as `lowerbound.evaluation.impute` does.
 
+    In a table of mixed types, a gap gets the conditional mean if it is continuous, the conditional median if it is a
+    count or ordinal, and else the most frequent level of at least 200 completions.
+
     Raises:
         RunError: if the run was trained on data without gaps.
     """
@@ -218,13 +241,21 @@ def impute(
         raise RunError(explain(str(run), expected="a model that takes gaps", got="one that does not", cure=cure))
     model.to(find_device(device))
     rows = load_data(loaded, source=source)
+    columns = schema(loaded)
+    made = draws if columns is None else max(draws, 200)
     with seeded(seed, "impute"):
         parts = [
-            evaluation.impute(model, x.to(find_device(device)), particles=particles, draws=draws)
+            evaluation.impute(model, x.to(find_device(device)), particles=particles, draws=made)
             for x in rows.evaluation_batches(100)
         ]
     mean, filled, effective = (list(part) for part in zip(*parts, strict=True))
-    return evaluation.Imputation(torch.cat(mean).cpu(), torch.cat(filled, 1).cpu(), torch.cat(effective).cpu())
+    means, completions = torch.cat(mean).cpu(), torch.cat(filled, 1).cpu()
+    for place, column in enumerate(c for c in columns or () if c.kind != "skip"):
+        if column.kind != "continuous":
+            values = completions[:, :, place]
+            likely = values.mode(0) if column.kind in ("binary", "categorical") else values.median(0)
+            means[:, place] = likely.values
+    return evaluation.Imputation(means, completions[:draws], torch.cat(effective).cpu())
 
 
 @torch.no_grad()
@@ -240,15 +271,21 @@ def sample(run: str | os.PathLike[str], n: int, *, seed: int = 0, device: str = 
     return rows, means
 
 
-def write_rows(path: str | os.PathLike[str], arrays: Mapping[str, Tensor]) -> None:
+def write_rows(
+    path: str | os.PathLike[str], arrays: Mapping[str, Tensor], columns: Sequence[sources.Column] | None = None
+) -> None:
     """Write arrays to a file: ``.npz`` takes all of them by name, ``.npy`` and ``.csv`` take ``data``.
 
-    A ``.csv`` has one column a value, and a column ``label`` where ``labels`` are given.
+    A ``.csv`` has one column a value, and a column ``label`` where ``labels`` are given. With `columns`, a ``.csv`` or
+    ``.parquet`` is a table like the one that the run was trained on: names, levels and integers are back.
 
     Raises:
         ArgumentError: if the ending is another.
     """
-    target = check_out(path)
+    target = check_out(path, columns)
+    if columns is not None and target.suffix in (".csv", ".parquet"):
+        sources.write_cells(target, sources.decode(arrays["data"], columns))
+        return
     plain: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
     data = plain["data"]
     with writing(target) as temporary, temporary.open("wb") as file:
@@ -265,14 +302,14 @@ def write_rows(path: str | os.PathLike[str], arrays: Mapping[str, Tensor]) -> No
             np.savetxt(file, columns, delimiter=",", header=",".join(header), comments="", fmt=formats)
 
 
-def check_out(path: str | os.PathLike[str]) -> Path:
+def check_out(path: str | os.PathLike[str], columns: Sequence[sources.Column] | None = None) -> Path:
     """Return a path that `write_rows` can write to.
 
     Raises:
         ArgumentError: if it has another ending.
     """
     target = Path(path)
-    choice("out", target.suffix, (".npy", ".npz", ".csv"))
+    choice("out", target.suffix, (".npy", ".npz", ".csv", *([".parquet"] if columns else [])))
     return target
 
 

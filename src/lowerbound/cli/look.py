@@ -10,12 +10,14 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from lowerbound import data as sources
 from lowerbound import report as reports
-from lowerbound import runs
-from lowerbound.cli.options import Data, Device, OutFile, RunFolder, Seed, say
+from lowerbound import runs, scoring
+from lowerbound.cli.options import Data, Device, OutFile, RunFolder, Seed, say, schema_lines
+from lowerbound.core.checks import choice
 from lowerbound.recipes import RECIPES
 
-__all__ = ["compare", "data", "encode", "evaluate", "impute", "recipes", "reconstruct", "report", "sample"]
+__all__ = ["compare", "data", "encode", "evaluate", "impute", "recipes", "reconstruct", "report", "sample", "score"]
 
 # What `lowerbound data` lists: name, content, rows.
 _DATA = (
@@ -28,7 +30,7 @@ _DATA = (
     ),
     ("FILE.npy", "an array of rows, read from disk as they are wanted", "all but a tenth for testing"),
     ("FILE.npz", "an array `data` and, if there are any, `labels`", "all but a tenth for testing"),
-    ("FILE.csv, FILE.parquet", "a table of numbers; a column `label` is kept beside", "all but a tenth for testing"),
+    ("FILE.csv, FILE.parquet", "a table of numbers or mixed types; a column `label` is kept beside", "all but a tenth for testing"),
     ("FOLDER", "images of one size; sub-folders are labels", "all but a tenth for testing"),
 )
 
@@ -101,9 +103,12 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw new rows from a run's model."""
-    runs.check_out(out)
+    columns = _columns(run)
+    if mean and columns is not None:
+        raise typer.BadParameter("columns of levels have no means; draw rows instead.", param_hint="--mean")
+    runs.check_out(out, columns)
     rows, means = runs.sample(run, n, seed=seed, device=device)
-    runs.write_rows(out, {"data": means if mean else rows})
+    runs.write_rows(out, {"data": means if mean else rows}, columns)
     say(f"{n} rows: {out}")
 
 
@@ -127,9 +132,10 @@ def reconstruct(
     device: Device = "auto",
 ) -> None:
     """Encode all rows of DATA and decode them again."""
-    runs.check_out(out)
+    columns = _columns(run)
+    runs.check_out(out, columns)
     _, outputs = runs.reconstruct(run, data, device=device)
-    runs.write_rows(out, {"data": outputs})
+    runs.write_rows(out, {"data": outputs}, columns)
     say(f"{len(outputs)} rows: {out}")
 
 
@@ -149,9 +155,10 @@ def impute(
         raise typer.BadParameter(
             f"--draws needs a .npz, which holds more than one array; got {out}.", param_hint="--out"
         )
-    runs.check_out(out)
+    columns = _columns(run)
+    runs.check_out(out, columns)
     found = runs.impute(run, data, particles=particles, draws=draws, seed=seed, device=device)
-    runs.write_rows(out, {"data": found.mean, **({"draws": found.draws} if draws else {})})
+    runs.write_rows(out, {"data": found.mean, **({"draws": found.draws} if draws else {})}, columns)
     say(f"{len(found.mean)} rows: {out}")
     effective = found.particles
     say(f"effective particles a row: median {effective.median():.0f}, smallest {effective.min():.0f} of {particles}")
@@ -165,9 +172,52 @@ def recipes() -> None:
     Console().print(table)
 
 
-def data() -> None:
-    """List the data that are built in, and the kinds of files that can be read."""
-    table = Table("data", "what it is", "rows", box=SIMPLE)
-    for row in _DATA:
-        table.add_row(*row)
-    Console().print(table)
+def score(
+    run: RunFolder,
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .csv or .parquet.")],
+    particles: Annotated[int, typer.Option(help="Posterior draws a row behind the bound.")] = 100,
+    split: Annotated[str, typer.Option(help="The held-out rows behind the p-values: test or validation.")] = "test",
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Write how likely each row of DATA is, and a p-value: its rank among rows that the run has not seen."""
+    choice("out", out.suffix, (".csv", ".parquet"))
+    found = scoring.score(run, data, particles=particles, split=split, seed=seed, device=device)
+    columns = {
+        "row": list(range(len(found.p_value))),
+        "log_likelihood": found.log_likelihood.tolist(),
+        "p_value": found.p_value.tolist(),
+    }
+    sources.write_cells(out, columns)
+    say(f"{len(found.p_value)} rows: {out}")
+    say(f"p-values: ranks among the {found.held_out} rows of the {found.split} split; nats by iwae-{particles}")
+
+
+def data(
+    table: Annotated[
+        str | None, typer.Argument(metavar="TABLE", help="A .csv or .parquet whose columns to show.")
+    ] = None,
+    schema: Annotated[Path | None, typer.Option(metavar="FILE", help="A schema in TOML that overrides it.")] = None,
+    write_schema: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the schema there, to be changed.")
+    ] = None,
+) -> None:
+    """List the data that can be read; of a TABLE, show what its columns are taken for."""
+    if table is None:
+        listed = Table("data", "what it is", "rows", box=SIMPLE)
+        for row in _DATA:
+            listed.add_row(*row)
+        Console().print(listed)
+        return
+    found = sources.load_all(table, schema="infer" if schema is None else schema, missing=True)
+    columns = found.schema or ()
+    for line in schema_lines(columns):
+        say(line)
+    if write_schema is not None:
+        sources.write_schema(write_schema, columns)
+        say(f"schema: {write_schema}")
+
+
+def _columns(run: Path) -> list[sources.Column] | None:
+    return runs.schema(runs.load(run))

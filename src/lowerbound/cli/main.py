@@ -34,6 +34,7 @@ app.command("sample")(look.sample)
 app.command("encode")(look.encode)
 app.command("reconstruct")(look.reconstruct)
 app.command("impute")(look.impute)
+app.command("score")(look.score)
 app.command("recipes")(look.recipes)
 app.command("data")(look.data)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Data", "Device", "OutFile", "RunFolder", "Seed", "key_values", "say"]
+from lowerbound.data import Column
+
+__all__ = ["Data", "Device", "OutFile", "RunFolder", "Seed", "key_values", "say", "schema_lines"]
 
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, as `lowerbound train --out RUN` writes it.")
@@ -19,7 +22,7 @@ Data = Annotated[
         metavar="DATA", help="digits, four-points, mnist, or a path: .npy, .npz, .csv, .parquet, or a folder of images."
     ),
 ]
-OutFile = Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv.")]
+OutFile = Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv; .parquet too for tables of mixed types.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto for an accelerator if there is one.")]
 Seed = Annotated[int, typer.Option(help="The seed of everything that is drawn.")]
 
@@ -27,6 +30,16 @@ Seed = Annotated[int, typer.Option(help="The seed of everything that is drawn.")
 def say(line: str) -> None:
     """Print a line as it is: not wrapped, and with the square brackets that a path may have."""
     typer.echo(line)
+
+
+def schema_lines(columns: Sequence[Column]) -> list[str]:
+    """Return a line for each column of a table: its name, its type, and its levels, ten of them at most."""
+    width = max((len(column.name) for column in columns), default=0)
+    lines = []
+    for column in columns:
+        levels = ", ".join(str(level) for level in column.levels[:10]) + (", ..." if len(column.levels) > 10 else "")
+        lines.append(f"{column.name:{width}}  {column.kind:11}  {levels}".rstrip())
+    return lines
 
 
 Value = float | str | bool | list[Any]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lowerbound import recipes as library
-from lowerbound.cli.options import Device, Seed, key_values, say
+from lowerbound.cli.options import Device, Seed, key_values, say, schema_lines
 from lowerbound.core.checks import choice
 from lowerbound.nn import POSTERIORS, PRIORS
 
@@ -34,7 +34,7 @@ def train(
         str | None,
         typer.Option(
             help="bernoulli, gaussian, logistic (pixels) or logistic-mixture; for counts poisson or negative-binomial, "
-            "alone or after zero-inflated-; by default what fits the data, counts aside."
+            "alone or after zero-inflated-; mixed for columns of several types; by default what fits the data, counts aside."
         ),
     ] = None,
     components: Annotated[int | None, typer.Option(help="The components of logistic-mixture.")] = None,
@@ -57,6 +57,9 @@ def train(
     missing: Annotated[
         bool, typer.Option("--missing", help="Values may be missing: NaN in arrays, empty cells in tables.")
     ] = False,
+    schema: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What the columns of a table are, in TOML; see `lowerbound data`.")
+    ] = None,
     particles: Annotated[int | None, typer.Option(help="Posterior draws a row.")] = None,
     gradient: Annotated[
         str | None, typer.Option(help="The estimator: sgvb, stl, dreg, reinforce, vargrad, vimco or relaxed.")
@@ -120,6 +123,7 @@ def train(
         data=data,
         binarize=binarize,
         missing=missing or None,
+        schema=None if schema is None else str(schema),
         likelihood=likelihood,
         likelihood_options={"scale": _scale(scale), "components": components},
         latent_dim=latent_dim,
@@ -175,6 +179,7 @@ def train(
         progress=not quiet,
         tensorboard=tensorboard,
         command=["lowerbound", *sys.argv[1:]],
+        show=lambda rows: say("\n".join(["columns:", *schema_lines(rows.schema)])) if rows.schema else None,
     )
     last = run.history[-1]
     shown = last.get("validation") or last["train"]

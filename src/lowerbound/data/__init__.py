@@ -2,6 +2,20 @@
 
 from lowerbound.data.builtin import digits, four_points, mnist
 from lowerbound.data.dataset import Dataset
+from lowerbound.data.schema import Column, decode, write_schema
+from lowerbound.data.cells import write_cells
 from lowerbound.data.sources import SOURCES, load, load_all
 
-__all__ = ["SOURCES", "Dataset", "digits", "four_points", "load", "load_all", "mnist"]
+__all__ = [
+    "SOURCES",
+    "Column",
+    "Dataset",
+    "decode",
+    "digits",
+    "four_points",
+    "load",
+    "load_all",
+    "mnist",
+    "write_cells",
+    "write_schema",
+]

@@ -21,6 +21,7 @@ from lowerbound.core.checks import positive_int
 from lowerbound.core.errors import ArgumentError, DataError, explain
 from lowerbound.core.random import generator, stream_seed
 from lowerbound.data.binarize import Binarize, bernoulli_, check, threshold_
+from lowerbound.data.schema import Column
 from lowerbound.data.store import Resident, Store, numbers
 
 __all__ = ["Dataset"]
@@ -54,6 +55,7 @@ class Dataset:
         binarize: One of the names above.
         seed: The seed of the binarisation that is drawn once.
         missing: Whether values may be missing: a gap is NaN, and stays NaN whatever is done to the others.
+        schema: What the columns are, if the rows are those of a table of mixed types, and None otherwise.
 
     Raises:
         DataError: if there is no row, no value in a row, a value that is not finite (and no gap where there may be
@@ -82,6 +84,7 @@ class Dataset:
         binarize: str = "none",
         seed: int = 0,
         missing: bool = False,
+        schema: Sequence[Column] | None = None,
     ) -> None:
         self.name = name
         self.source = name if source is None else source
@@ -95,6 +98,7 @@ class Dataset:
         self.binarize: Binarize = check(binarize)
         self.seed = seed
         self.missing = missing
+        self.schema = None if schema is None else tuple(schema)
         self._stream = split  # names the noise of evaluation; a split keeps that of the whole
         self._index: Tensor | None = None  # which rows of the store these are, sorted; None means all
         self._record: dict[str, Any] = {}  # how this part was split off
@@ -246,6 +250,13 @@ class Dataset:
         return self._extent[:2]
 
     @property
+    def columns(self) -> list[list[Any]] | None:
+        """Kind and number of levels of each column of a mixed table, as the likelihood ``mixed`` takes them."""
+        if self.schema is None:
+            return None
+        return [[column.kind, len(column.levels)] for column in self.schema if column.kind != "skip"]
+
+    @property
     def binary(self) -> bool:
         """Whether every value, as evaluated, is 0 or 1, or a gap."""
         return self._extent[2]
@@ -308,6 +319,7 @@ class Dataset:
             "range": list(self.range),
             "sha256": self._sha256,
             **({"missing": True} if self.missing else {}),
+            **({"schema": [column.describe() for column in self.schema]} if self.schema else {}),
             **self._record,
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ from lowerbound.core.errors import ArgumentError, DataError, explain
 from lowerbound.data.arrays import read_npy, read_npz
 from lowerbound.data.binarize import check
 from lowerbound.data.builtin import digits, four_points, mnist
+from lowerbound.data.cells import frame_cells, has_text, is_frame, read_cells
 from lowerbound.data.dataset import Dataset
 from lowerbound.data.images import read_folder
+from lowerbound.data.schema import Column, encode, infer, read_schema
 from lowerbound.data.table import encode_labels
 from lowerbound.data.tables import read_csv, read_parquet
 
-__all__ = ["SOURCES", "load", "load_all"]
+__all__ = ["SOURCES", "Schema", "load", "load_all"]
+
+Schema = str | os.PathLike[str] | Sequence[Column]
 
 SOURCES = ("digits", "four-points", "mnist")
 
@@ -24,13 +29,14 @@ _READERS = {".npy": read_npy, ".npz": read_npz, ".csv": read_csv, ".parquet": re
 
 
 def load(
-    source: str | os.PathLike[str],
+    source: Any,
     *,
     binarize: str | None = None,
     seed: int = 0,
     test_fraction: float | None = None,
     labels: Any = None,
     missing: bool = False,
+    schema: Schema | None = None,
 ) -> tuple[Dataset, Dataset]:
     """Load a built-in set, or a file or folder that is split at random.
 
@@ -39,8 +45,9 @@ def load(
     ============  ===================================================================  ======================
     ``.npy``      an array ``[n, ...]``; its rows stay on disk until they are wanted   the path of a ``.npy``
     ``.npz``      an array ``data`` and, if there is one, ``labels``                   the name of an array
-    ``.csv``      columns of numbers, with or without a header                         the name of a column
-    ``.parquet``  columns of numbers                                                   the name of a column
+    ``.csv``      columns of numbers or mixed types, with or without a header          the name of a column
+    ``.parquet``  columns of numbers or mixed types                                    the name of a column
+    a data frame  of pandas or polars: columns of mixed types                          the name of a column
     a folder      pictures of one size; sub-folders are labels                         no use
     ============  ===================================================================  ======================
 
@@ -53,6 +60,8 @@ def load(
         labels: Where the labels are, see the table; or the labels themselves, one for each row.
         missing: Whether values may be missing: NaN in arrays, empty cells (and ``?``, ``NA``, ``null`` and the like)
             in tables.
+        schema: What the columns of a table are: a schema file, ``"infer"``, or the columns of another set. A table
+            with a column of text, and a data frame, are inferred without being asked; a table of numbers is not.
 
     Returns:
         The train and the test split.
@@ -66,26 +75,28 @@ def load(
         >>> train.binary, test.describe()["test_fraction"]
         (True, 0.2)
     """
-    name = os.fspath(source)
     if binarize is not None:
         check(binarize)
-    if name in SOURCES:
+    name = _name(source)
+    if name in SOURCES and not is_frame(source):
+        _refuse_schema(name, schema)
         if labels is not None:
             cure = "Leave the argument away: the set has its labels."
             raise ArgumentError(explain("labels", expected=f"None for {name}", got="labels", cure=cure))
         _refuse_gaps(name, missing)
         return _built_in(name, binarize, seed, test_fraction)
-    whole = _whole(name, binarize=binarize, seed=seed, labels=labels, missing=missing)
+    whole = _whole(source, binarize=binarize, seed=seed, labels=labels, missing=missing, schema=schema)
     return whole.split_off(0.1 if test_fraction is None else test_fraction, seed=seed, name="test")
 
 
 def load_all(
-    source: str | os.PathLike[str],
+    source: Any,
     *,
     binarize: str | None = None,
     seed: int = 0,
     labels: Any = None,
     missing: bool = False,
+    schema: Schema | None = None,
 ) -> Dataset:
     """Load every row of a path, in order; of a built-in set, its test split.
 
@@ -95,6 +106,7 @@ def load_all(
         seed: The seed of the binarisation.
         labels: As for `load`.
         missing: As for `load`.
+        schema: As for `load`.
 
     Raises:
         DataError: if there is nothing at the path or its content cannot be used; the message names the place.
@@ -104,10 +116,20 @@ def load_all(
         >>> load_all("four-points").split
         'test'
     """
-    name = os.fspath(source)
-    if name in SOURCES:
-        return load(name, binarize=binarize, seed=seed, missing=missing)[1]
-    return _whole(name, binarize=binarize, seed=seed, labels=labels, missing=missing)
+    name = _name(source)
+    if name in SOURCES and not is_frame(source):
+        return load(name, binarize=binarize, seed=seed, missing=missing, schema=schema)[1]
+    return _whole(source, binarize=binarize, seed=seed, labels=labels, missing=missing, schema=schema)
+
+
+def _name(source: Any) -> str:
+    return "data frame" if is_frame(source) else os.fspath(source)
+
+
+def _refuse_schema(name: str, schema: Any) -> None:
+    if schema is not None:
+        cure = "A schema says what the columns of a table are: a .csv, a .parquet or a data frame."
+        raise ArgumentError(explain("schema", expected=f"None for {name}", got="a schema", cure=cure))
 
 
 def _refuse_gaps(name: str, missing: bool) -> None:
@@ -116,9 +138,57 @@ def _refuse_gaps(name: str, missing: bool) -> None:
         raise ArgumentError(explain("missing", expected=f"False for {name}", got=missing, cure=cure))
 
 
-def _whole(name: str, *, binarize: str | None, seed: int, labels: Any, missing: bool) -> Dataset:
-    """Read a path."""
+def _whole(
+    source: Any, *, binarize: str | None, seed: int, labels: Any, missing: bool, schema: Schema | None
+) -> Dataset:
+    """Read a path or a data frame."""
+    name = _name(source)
+    if is_frame(source):
+        return _mixed(source, name, binarize, seed, labels, missing, schema)
     read = _reader(name)
+    if read not in (read_csv, read_parquet):
+        _refuse_schema(name, schema)
+    elif schema is not None:
+        return _mixed(source, name, binarize, seed, labels, missing, schema)
+    else:
+        try:
+            return _numeric(name, read, binarize, seed, labels, missing)
+        except DataError:
+            if not has_text(Path(name).expanduser(), labels):
+                raise
+        return _mixed(source, name, binarize, seed, labels, missing, schema)
+    return _numeric(name, read, binarize, seed, labels, missing)
+
+
+def _mixed(
+    source: Any, name: str, binarize: str | None, seed: int, labels: Any, missing: bool, schema: Schema | None
+) -> Dataset:
+    """Read a table whose columns are of several types."""
+    if binarize not in (None, "none"):
+        cure = "Leave it out: columns of a table keep their values."
+        raise ArgumentError(explain("binarize", expected=f"none for {name}", got=binarize, cure=cure))
+    cells, ordered = frame_cells(source) if is_frame(source) else read_cells(Path(name).expanduser())
+    own = labels if isinstance(labels, str) else next((n for n in ("label", "labels") if n in cells), None)
+    if isinstance(labels, str) and labels not in cells:
+        cure = suggestion(labels, list(cells)[:20])
+        raise DataError(explain(name, expected=f"a column {labels!r}", got="none", cure=cure))
+    kept = cells.pop(own, None) if labels is None or isinstance(labels, str) else labels
+    if isinstance(schema, (str, os.PathLike)) or schema is None:
+        given = {} if schema in (None, "infer") else read_schema(schema)
+        columns = infer(cells, {**ordered, **given})
+    else:
+        columns = list(schema)
+    rows = encode(cells, columns, missing=missing, source=name)
+    numbers, names = (None, None) if kept is None else encode_labels(kept, source=name)
+    stem = name if is_frame(source) else Path(name).stem
+    whole = Dataset(
+        rows, name=stem, source=name, labels=numbers, label_names=names, seed=seed, missing=missing, schema=columns
+    )
+    return whole.with_record(labels=labels) if isinstance(labels, str) else whole
+
+
+def _numeric(name: str, read: Any, binarize: str | None, seed: int, labels: Any, missing: bool) -> Dataset:
+    """Read rows of numbers."""
     gaps = {"missing": missing} if read in (read_csv, read_parquet) else {}  # arrays say what is missing themselves
     table = read(Path(name).expanduser(), labels, **gaps)
     numbers, names = (None, None) if table.labels is None else encode_labels(table.labels, source=name)

@@ -16,9 +16,9 @@ from lowerbound.core.checks import suggestion
 from lowerbound.core.errors import DataError, explain
 from lowerbound.data.table import Table
 
-__all__ = ["read_csv", "read_parquet"]
+__all__ = ["GAPS", "check_names", "is_header", "read_csv", "read_parquet"]
 
-_GAPS = {"", "?", "na", "n/a", "nan", "none", "null"}  # cells, in small letters, that stand for a missing value
+GAPS = {"", "?", "na", "n/a", "nan", "none", "null"}  # cells, in small letters, that stand for a missing value
 _ALLOW = "or let it be a gap by missing=True (--missing)"
 
 
@@ -51,9 +51,9 @@ def read_csv(path: Path, labels: Any, *, missing: bool = False) -> Table:
                     continue
                 if width < 0:
                     width = len(cells)
-                    if _is_header(cells, labels):
+                    if is_header(cells, labels):
                         names = [cell.strip() for cell in cells]
-                        _check_names(names, path)
+                        check_names(names, path)
                     place = _label_column(names, labels, path)
                     if names is not None:
                         continue
@@ -62,7 +62,7 @@ def read_csv(path: Path, labels: Any, *, missing: bool = False) -> Table:
                     raise DataError(_at(path, lines.line_num, f"{width} cells", f"{len(cells)} cells", cure))
                 if place >= 0:
                     kept.append(cells.pop(place).strip())
-                gaps = [missing and cell.strip().lower() in _GAPS for cell in cells]
+                gaps = [missing and cell.strip().lower() in GAPS for cell in cells]
                 _append(values, cells, gaps, [path, lines.line_num, names, place])
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         cure = "Save it as text in UTF-8 with commas."
@@ -141,13 +141,13 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _is_header(cells: Sequence[str], labels: Any) -> bool:
+def is_header(cells: Sequence[str], labels: Any) -> bool:
     """Say whether a line holds names: some columns may be called 0, 1, 2, but then the labels have their name."""
     known = {labels} if isinstance(labels, str) else {"label", "labels"}
     return any(cell.strip() in known for cell in cells) or not any(_is_number(cell) for cell in cells)
 
 
-def _check_names(names: Sequence[str], path: Path) -> None:
+def check_names(names: Sequence[str], path: Path) -> None:
     if "" in names:
         cure = "An index without a name is no data: write the table without it (pandas: to_csv(path, index=False))."
         got = f"none for column {names.index('') + 1}"
@@ -190,7 +190,7 @@ def _blame(
     what = f"column {names[column]!r}" if names else f"column {column + 1}"
     got = repr(cell) if cell.strip() else "an empty cell"
     cure = "Repair the cell or drop the line; a column of labels is called 'label' or named as labels=..."
-    if cell.strip().lower() in _GAPS:
+    if cell.strip().lower() in GAPS:
         cure = f"Fill the gap, drop the line, {_ALLOW}."
     raise DataError(_at(path, line, "a finite number", got, cure, what))
 

@@ -84,6 +84,7 @@ class EncoderProgram(BayesianNet):
             `Implicit` one makes the node implicit.
         event_shape: The shape of one row.
         see: What the encoder is to see of rows and of their mean; None for themselves.
+        mixed: Whether `see` standardises rows and fills their gaps itself, as that of a mixed likelihood does.
         missing: Whether rows may have gaps, NaN; the encoder sees the mean in their place.
     """
 
@@ -96,10 +97,11 @@ class EncoderProgram(BayesianNet):
         event_shape: tuple[int, ...],
         *,
         see: Callable[[Tensor], Tensor] | None = None,
+        mixed: bool = False,
         missing: bool = False,
     ) -> None:
         super().__init__()
-        self.encoder, self.see, self.missing = encoder, see, missing
+        self.encoder, self.see, self.mixed, self.missing = encoder, see, mixed, missing
         self.register_buffer("center", torch.zeros(event_shape))
         self.register_buffer("spread", torch.ones(event_shape))
 
@@ -122,6 +124,9 @@ class EncoderProgram(BayesianNet):
             expected = f"shape ({', '.join(map(str, ('B', *event_shape)))})"
             cure = "The first axis counts rows; reshape each row to the event shape of the model."
             raise ShapeError(explain("x", expected=expected, got=tuple(x.shape), cure=cure))
+        if self.mixed and self.see is not None:
+            q_mixed: Distribution = self.encoder(self.see(x))
+            return q_mixed
         seen = x - self.center if self.see is None else self.see(x) - self.see(self.center)
         standard = seen / self.spread
         q: Distribution = self.encoder(torch.where(x.isnan(), 0.0, standard) if self.missing else standard)
@@ -186,7 +191,7 @@ class EncoderDecoder(LatentVariableModel):
     ) -> None:
         shape = check_event_shape(event_shape)
         positive_int("latent_dim", latent_dim)
-        posterior = EncoderProgram(encoder, shape, see=likelihood.see, missing=missing)
+        posterior = EncoderProgram(encoder, shape, see=likelihood.see, mixed=likelihood.mixed, missing=missing)
         p_z = make_prior(prior, latent_dim, event_shape=shape, posterior=posterior, options=prior_options)
         super().__init__(DecoderProgram(p_z, decoder, likelihood), posterior)
         self.event_shape, self.latent_dim = shape, latent_dim

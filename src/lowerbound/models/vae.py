@@ -66,7 +66,7 @@ class VAE(EncoderDecoder):
         shape, options = check_event_shape(event_shape), dict(likelihood_options or {})
         positive_int("latent_dim", latent_dim)
         p_x = make_likelihood(likelihood, shape, **options)
-        features = DenseFeatures(shape, hidden, activation, init)
+        features = DenseFeatures((p_x.seen_size,) if p_x.mixed else shape, hidden, activation, init)
         head = make_posterior(posterior, features.out_features, latent_dim, options=posterior_options, init=init)
         super().__init__(
             event_shape=shape,

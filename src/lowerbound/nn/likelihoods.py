@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MixtureSameFamily, Normal
+from torch.distributions import Bernoulli, Categorical, Distribution, MixtureSameFamily, Normal
 
-from lowerbound.core.checks import choice, event_shape, number, positive_int
-from lowerbound.core.errors import ArgumentError, ShapeError, explain
+from lowerbound.core.checks import choice, number, positive_int
+from lowerbound.core.errors import ArgumentError, explain
 from lowerbound.distributions import DiscretizedLogistic, NegativeBinomial, Poisson, ZeroInflated
-from lowerbound.nn.heads import widen
+from lowerbound.nn.likelihood import LOG_BOUND, Likelihood, bounded_exp
+from lowerbound.nn.mixed import MixedLikelihood
 
 __all__ = [
     "LIKELIHOODS",
@@ -29,58 +30,6 @@ __all__ = [
     "ZeroInflatedPoissonLikelihood",
     "make_likelihood",
 ]
-
-
-# Logarithms of means, rates and scales stay within these bounds: wide enough never to bind in a healthy model.
-_LOG_BOUND = {"count": 20.0, "scale": 9.0}
-
-
-class Likelihood(nn.Module):
-    """From a decoder's output of shape ``[*, *event_shape]`` to p(x | z) over events of that shape.
-
-    Args:
-        shape: The event shape.
-
-    Attributes:
-        outputs: How many numbers it takes for each value of an event. If more than one, the decoder's output has shape
-            ``[*, outputs, *event_shape]``.
-        counts: Whether events hold counts.
-    """
-
-    outputs = 1
-    counts = False
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.event_shape = event_shape(shape)
-
-    def forward(self, output: Tensor) -> Distribution:
-        """Return the distribution with batch shape ``[*]`` and event shape ``event_shape``.
-
-        Raises:
-            ShapeError: if the output does not end in the shape that the likelihood takes.
-        """
-        shape = self.event_shape if self.outputs == 1 else (self.outputs, *self.event_shape)
-        if output.shape[-len(shape) :] != shape:
-            expected, cure = f"shape (..., {', '.join(map(str, shape))})", "Give the decoder the likelihood's outputs."
-            raise ShapeError(explain("output of the decoder", expected=expected, got=tuple(output.shape), cure=cure))
-        return Independent(self.values(widen(output)), len(self.event_shape), validate_args=False)
-
-    def values(self, output: Tensor) -> Distribution:
-        """Return the distribution of each single value, with batch shape ``[*, *event_shape]``."""
-        raise NotImplementedError
-
-    def see(self, x: Tensor) -> Tensor:
-        """Return what an encoder is to see of rows or of their mean: by default the values themselves."""
-        return x
-
-    def standardize(self, center: Tensor, spread: Tensor) -> None:
-        """Count outputs in units of the data, where the likelihood has such units; by default nothing.
-
-        Args:
-            center: The mean of the data, shape ``event_shape`` or ``[]``.
-            spread: Their standard deviation, shape ``event_shape`` or ``[]``.
-        """
 
 
 class BernoulliLikelihood(Likelihood):
@@ -199,7 +148,7 @@ class LogisticMixtureLikelihood(Likelihood):
         """Return the mixture; the components stand in its last axis."""
         parts = output.movedim(-1 - len(self.event_shape), -1).unflatten(-1, (3, self.components))
         logits, loc, log_scale = parts.unbind(-2)
-        bound = _LOG_BOUND["scale"]
+        bound = LOG_BOUND["scale"]
         scale = (log_scale + math.log(0.1)).clamp(-bound, bound).exp()
         logistics = DiscretizedLogistic((loc + self.offsets).sigmoid(), scale, self.levels, validate_args=False)
         return MixtureSameFamily(Categorical(logits=logits, validate_args=False), logistics, validate_args=False)
@@ -217,7 +166,7 @@ class _CountLikelihood(Likelihood):
 
     def mean(self, output: Tensor) -> Tensor:
         """Return the mean for an output ``[*, *event_shape]``."""
-        return _bounded_exp(self.log_center + output)
+        return bounded_exp(self.log_center + output)
 
     def see(self, x: Tensor) -> Tensor:
         """Return log(1 + x): counts vary over orders of magnitude."""
@@ -260,7 +209,7 @@ class NegativeBinomialLikelihood(_CountLikelihood):
 
     def values(self, output: Tensor) -> Distribution:
         """Return a negative binomial distribution."""
-        return NegativeBinomial(self.mean(output), _bounded_exp(self.log_concentration), validate_args=False)
+        return NegativeBinomial(self.mean(output), bounded_exp(self.log_concentration), validate_args=False)
 
 
 class _ZeroInflatedLikelihood(_CountLikelihood):
@@ -294,11 +243,6 @@ class ZeroInflatedNegativeBinomialLikelihood(_ZeroInflatedLikelihood, NegativeBi
     """
 
 
-def _bounded_exp(log: Tensor) -> Tensor:
-    bound = _LOG_BOUND["count"]
-    return log.clamp(-bound, bound).exp()
-
-
 def _levels(levels: int) -> int:
     """Return a number of intensities if it is one."""
     if isinstance(levels, bool) or not isinstance(levels, int) or levels < 2:
@@ -312,6 +256,7 @@ LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "gaussian": GaussianLikelihood,
     "logistic": LogisticLikelihood,
     "logistic-mixture": LogisticMixtureLikelihood,
+    "mixed": MixedLikelihood,
     "negative-binomial": NegativeBinomialLikelihood,
     "poisson": PoissonLikelihood,
     "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomialLikelihood,
