@@ -28,7 +28,18 @@ from lowerbound.nn import BernoulliLikelihood
 from lowerbound.training import Run
 from lowerbound.training.checkpoint import check_format, read_weights
 
-__all__ = ["check_out", "encode", "evaluate_run", "impute", "load", "load_data", "reconstruct", "sample", "schema", "write_rows"]
+__all__ = [
+    "check_out",
+    "encode",
+    "evaluate_run",
+    "impute",
+    "load",
+    "load_data",
+    "reconstruct",
+    "sample",
+    "schema",
+    "write_rows",
+]
 
 
 def load(run: str | os.PathLike[str], *, model: nn.Module | None = None) -> Run:
@@ -77,7 +88,9 @@ def load_data(run: Run, split: str = "test", *, source: str | None = None) -> so
     table = {} if columns is None else {"schema": columns}
     if source is not None:
         file = source not in sources.SOURCES
-        return sources.load_all(source, binarize=binarize, seed=seed, missing=missing and file, **(own | table if file else {}))
+        return sources.load_all(
+            source, binarize=binarize, seed=seed, missing=missing and file, **(own | table if file else {})
+        )
     choice("split", split, ("test", "validation", "train"))
     fraction = described.get("test_fraction")
     options = own | table if fraction is None else {**own, **table, "test_fraction": fraction}
@@ -272,19 +285,19 @@ def sample(run: str | os.PathLike[str], n: int, *, seed: int = 0, device: str = 
 
 
 def write_rows(
-    path: str | os.PathLike[str], arrays: Mapping[str, Tensor], columns: Sequence[sources.Column] | None = None
+    path: str | os.PathLike[str], arrays: Mapping[str, Tensor], table: Sequence[sources.Column] | None = None
 ) -> None:
     """Write arrays to a file: ``.npz`` takes all of them by name, ``.npy`` and ``.csv`` take ``data``.
 
-    A ``.csv`` has one column a value, and a column ``label`` where ``labels`` are given. With `columns`, a ``.csv`` or
-    ``.parquet`` is a table like the one that the run was trained on: names, levels and integers are back.
+    A ``.csv`` has one column a value, and a column ``label`` where ``labels`` are given. With `table`, its columns, a
+    ``.csv`` or ``.parquet`` is a table like the one that the run was trained on: names, levels and integers are back.
 
     Raises:
         ArgumentError: if the ending is another.
     """
-    target = check_out(path, columns)
-    if columns is not None and target.suffix in (".csv", ".parquet"):
-        sources.write_cells(target, sources.decode(arrays["data"], columns))
+    target = check_out(path, table)
+    if table is not None and target.suffix in (".csv", ".parquet"):
+        sources.write_cells(target, sources.decode(arrays["data"], table))
         return
     plain: dict[str, Any] = {name: array.numpy() for name, array in arrays.items()}
     data = plain["data"]
@@ -302,14 +315,14 @@ def write_rows(
             np.savetxt(file, columns, delimiter=",", header=",".join(header), comments="", fmt=formats)
 
 
-def check_out(path: str | os.PathLike[str], columns: Sequence[sources.Column] | None = None) -> Path:
+def check_out(path: str | os.PathLike[str], table: Sequence[sources.Column] | None = None) -> Path:
     """Return a path that `write_rows` can write to.
 
     Raises:
         ArgumentError: if it has another ending.
     """
     target = Path(path)
-    choice("out", target.suffix, (".npy", ".npz", ".csv", *([".parquet"] if columns else [])))
+    choice("out", target.suffix, (".npy", ".npz", ".csv", *([".parquet"] if table else [])))
     return target
 
 

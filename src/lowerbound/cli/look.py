@@ -30,7 +30,11 @@ _DATA = (
     ),
     ("FILE.npy", "an array of rows, read from disk as they are wanted", "all but a tenth for testing"),
     ("FILE.npz", "an array `data` and, if there are any, `labels`", "all but a tenth for testing"),
-    ("FILE.csv, FILE.parquet", "a table of numbers or mixed types; a column `label` is kept beside", "all but a tenth for testing"),
+    (
+        "FILE.csv, FILE.parquet",
+        "a table of numbers or mixed types; a column `label` is kept beside",
+        "all but a tenth for testing",
+    ),
     ("FOLDER", "images of one size; sub-folders are labels", "all but a tenth for testing"),
 )
 

@@ -22,7 +22,10 @@ Data = Annotated[
         metavar="DATA", help="digits, four-points, mnist, or a path: .npy, .npz, .csv, .parquet, or a folder of images."
     ),
 ]
-OutFile = Annotated[Path, typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv; .parquet too for tables of mixed types.")]
+OutFile = Annotated[
+    Path,
+    typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv; .parquet too for tables of mixed types."),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto for an accelerator if there is one.")]
 Seed = Annotated[int, typer.Option(help="The seed of everything that is drawn.")]
 

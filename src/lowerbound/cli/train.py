@@ -34,7 +34,8 @@ def train(
         str | None,
         typer.Option(
             help="bernoulli, gaussian, logistic (pixels) or logistic-mixture; for counts poisson or negative-binomial, "
-            "alone or after zero-inflated-; mixed for columns of several types; by default what fits the data, counts aside."
+            "alone or after zero-inflated-; mixed for columns of several types; by default what fits "
+            "the data, counts aside."
         ),
     ] = None,
     components: Annotated[int | None, typer.Option(help="The components of logistic-mixture.")] = None,
@@ -58,7 +59,8 @@ def train(
         bool, typer.Option("--missing", help="Values may be missing: NaN in arrays, empty cells in tables.")
     ] = False,
     schema: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What the columns of a table are, in TOML; see `lowerbound data`.")
+        Path | None,
+        typer.Option(metavar="FILE", help="What the columns of a table are, in TOML; see `lowerbound data`."),
     ] = None,
     particles: Annotated[int | None, typer.Option(help="Posterior draws a row.")] = None,
     gradient: Annotated[

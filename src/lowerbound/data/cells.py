@@ -156,9 +156,14 @@ def _own(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return None if math.isnan(value) else value
-    if value != value or type(value).__name__ == "NAType":
+    if type(value).__name__ in ("NAType", "NaTType"):
         return None
-    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat())
+    if hasattr(value, "__float__"):  # a decimal
+        return float(value)
+    cure = "Drop the column, or turn its cells into numbers or text."
+    raise DataError(explain("cell of a table", expected="a number or text", got=repr(value), cure=cure))
 
 
 def _check_unique(names: Sequence[str], where: str) -> None:

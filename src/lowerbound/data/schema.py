@@ -47,7 +47,9 @@ class Column:
 
 
 def infer(cells: Mapping[str, Sequence[Any]], given: Mapping[str, Any] | None = None) -> list[Column]:
-    """Find out what the columns of a table are. None is a gap; the rules, in this order:
+    """Find out what the columns of a table are.
+
+    The rules, in this order; None is a gap:
 
     1. What a schema says of a column holds.
     2. Dates, a column with one value only, and text of which more than half the cells differ (names, ids) are
@@ -161,7 +163,7 @@ def decode(rows: Tensor, columns: Sequence[Column]) -> dict[str, list[Any]]:
 def _cell(value: float, column: Column) -> Any:
     if column.levels:
         return column.levels[round(value)]
-    return round(value) if column.kind == "counts" else float(f"{value:.9g}")
+    return round(value) if column.kind == "counts" else float(str(np.float32(value)))
 
 
 def _number(cell: Any, kind: str, where: str) -> float:

@@ -172,7 +172,9 @@ def _mixed(
     if isinstance(labels, str) and labels not in cells:
         cure = suggestion(labels, list(cells)[:20])
         raise DataError(explain(name, expected=f"a column {labels!r}", got="none", cure=cure))
-    kept = cells.pop(own, None) if labels is None or isinstance(labels, str) else labels
+    kept: Any = labels
+    if labels is None or isinstance(labels, str):
+        kept = None if own is None else cells.pop(own)
     if isinstance(schema, (str, os.PathLike)) or schema is None:
         given = {} if schema in (None, "infer") else read_schema(schema)
         columns = infer(cells, {**ordered, **given})

@@ -148,6 +148,7 @@ def is_header(cells: Sequence[str], labels: Any) -> bool:
 
 
 def check_names(names: Sequence[str], path: Path) -> None:
+    """Raise an error if a column has no name."""
     if "" in names:
         cure = "An index without a name is no data: write the table without it (pandas: to_csv(path, index=False))."
         got = f"none for column {names.index('') + 1}"

@@ -81,7 +81,8 @@ class MixedColumns(Distribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> MixedColumns:
         """Return the same distribution with a larger batch shape."""
         lead = torch.Size(batch_shape)[:-1]
-        return MixedColumns(self.places, *(p.expand(lead + p.batch_shape[-1:]) for p in self.parts))
+        parts: Any = [part.expand(lead + part.batch_shape[-1:]) for part in self.parts]
+        return MixedColumns(self.places, *parts)
 
     def _joined(self, *parts: Tensor) -> Tensor:
         """Put the columns of three parts into their places."""
@@ -121,6 +122,9 @@ class MixedLikelihood(Likelihood):
     """
 
     mixed = True
+    _continuous: Tensor
+    _counts: Tensor
+    _coded: Tensor
     center: Tensor
     spread: Tensor
 
@@ -160,8 +164,7 @@ class MixedLikelihood(Likelihood):
 
     @property
     def _places(self) -> tuple[Tensor, Tensor, Tensor]:
-        places: Any = (self._continuous, self._counts, self._coded)
-        return places
+        return self._continuous, self._counts, self._coded
 
     @property
     def seen_size(self) -> int:
@@ -206,7 +209,9 @@ class MixedLikelihood(Likelihood):
     def _logits(self, heads: Tensor) -> Tensor:
         """Return the log-probability of each level of each coded column, ``[*, coded, widest]``."""
         device = heads.device
-        exists = torch.arange(self.widest, device=device) < torch.tensor(self.levels, dtype=torch.int64, device=device).reshape(-1, 1)
+        exists = torch.arange(self.widest, device=device) < torch.tensor(
+            self.levels, dtype=torch.int64, device=device
+        ).reshape(-1, 1)
         pad = (0, self.widest - heads.shape[-1])
         logits = nn.functional.pad(heads, pad) if pad[1] >= 0 else heads[..., : self.widest]
         binary = torch.tensor(self.binary, dtype=torch.bool, device=device).reshape(-1, 1)
