@@ -195,7 +195,7 @@ def score(
     }
     sources.write_cells(out, columns)
     say(f"{len(found.p_value)} rows: {out}")
-    say(f"p-values: ranks among the {found.held_out} rows of the {found.split} split; nats by iwae-{particles}")
+    say(f"p-values: ranks among the {found.held_out} rows of the {found.split} split")
 
 
 def data(
