@@ -166,6 +166,10 @@ def test_a_very_wide_header_ends_with_an_error(tmp_path):
     (tmp_path / "t.csv").write_text(",".join(f"c{i}" for i in range(200_000)) + "\n")
     with pytest.raises(DataError, match="got a header only"):
         load_all(tmp_path / "t.csv", schema="infer")
+    (tmp_path / "t.csv").write_text(",".join(f"c{i}" for i in range(200_000)) + "\n1\n")
+    with pytest.raises(DataError, match=r"Known: c0, .*, \.\.\.\.$") as error:
+        load_all(tmp_path / "t.csv", labels="kind")
+    assert len(str(error.value)) < 1000
 
 
 def test_gaps_have_no_level():

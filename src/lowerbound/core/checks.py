@@ -12,7 +12,7 @@ __all__ = ["choice", "event_shape", "number", "positive_int", "suggestion"]
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Return a sentence that lists the known words, with the nearest one first if there is one.
+    """Return a sentence that lists the known words, 50 at most, with the nearest one first if there is one.
 
     Example:
         >>> suggestion("elbow", ["elbo", "iwae"])
@@ -20,7 +20,9 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1)
-    return (f"Did you mean {near[0]!r}? " if near else "") + f"Known: {', '.join(names)}."
+    return (
+        f"Did you mean {near[0]!r}? " if near else ""
+    ) + f"Known: {', '.join(names[:50])}{', ...' if len(names) > 50 else ''}."
 
 
 def choice(argument: str, value: str, known: Iterable[str]) -> str:
