@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal, Transform, constraints
 
+from lowerbound.core.lazy import lazy
 from lowerbound.core.random import even_normal
 
 __all__ = ["Flow", "standard_normal"]
@@ -87,7 +87,7 @@ class Flow(Distribution):
             log_det = log_det + part
         return value, log_det
 
-    @cached_property
+    @lazy
     def _moments(self) -> tuple[Tensor, Tensor]:
         loc, scale = self.base.mean, self.base.stddev
         points = even_normal(_POINTS // 2, self.event_shape.numel()).to(loc)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from lowerbound.core.errors import NodeError, explain
+from lowerbound.core.lazy import lazy
 
 __all__ = ["Implicit"]
 
@@ -74,7 +74,7 @@ class Implicit(Distribution):
         cure = "Use an objective for implicit posteriors, or a posterior with a density."
         raise NodeError(explain("log_prob", expected="a distribution with a density", got="a sampler", cure=cure))
 
-    @cached_property
+    @lazy
     @torch.no_grad()
     def _moments(self) -> tuple[Tensor, Tensor]:
         if self.moments is not None:

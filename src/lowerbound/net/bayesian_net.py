@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -99,12 +98,14 @@ class Program:
             positive_int("particles", options["particles"])
         # Constant parameters are constants within the run only: what is to be scored under them is scored there.
         trace = Trace(values, replace=self._replace, score=detach_parameters, **options)
-        with contextlib.suppress(Reached):
+        try:
             if detach_parameters:
-                inputs = (value.detach() if isinstance(value, Tensor) else value for value in self.inputs)
+                inputs = [value.detach() if isinstance(value, Tensor) else value for value in self.inputs]
                 functional_call(self.net, constants(self.net), (trace, *inputs), tie_weights=False)
             else:
                 self.net(trace, *self.inputs)
+        except Reached:
+            pass
         for name in trace.unused_values():
             kind = type(self.net).__name__
             expected, got = f"a random node of {kind}", "a name that it lacks"

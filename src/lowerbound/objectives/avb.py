@@ -12,7 +12,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -22,6 +21,7 @@ from torch.nn.functional import softplus
 
 from lowerbound.core.checks import choice, number, positive_int
 from lowerbound.core.errors import ArgumentError, NodeError, ShapeError, TrainingWarning, explain
+from lowerbound.core.lazy import lazy
 from lowerbound.core.types import Model, Outcome, Player
 from lowerbound.net import Program, Trace, constants
 from lowerbound.objectives.bound import BoundObjective
@@ -190,21 +190,21 @@ class AdversarialEstimate:
         """
         return self._critic_cost
 
-    @cached_property
+    @lazy
     def _critic_cost(self) -> Tensor:
         on_posterior, on_contrast = self._logits
         return (softplus(-on_posterior) + softplus(on_contrast)).mean(0)
 
     # How it is done
 
-    @cached_property
+    @lazy
     def draw(self) -> Draw:
         """The latents with their gradients, and both traces."""
         made = draw(self._model, self._observed, self._posterior, particles=self.particles, validate=self._validate)
         self._check(made)
         return made
 
-    @cached_property
+    @lazy
     def _frozen(self) -> Draw:
         """Draws for the critic: those of the model's cost if they were made, else new ones without gradients."""
         if "draw" in self.__dict__:
@@ -214,11 +214,11 @@ class AdversarialEstimate:
         self._check(made)
         return made
 
-    @cached_property
+    @lazy
     def _reconstruction(self) -> Tensor:
         return self.draw.log_likelihood().mean(0)
 
-    @cached_property
+    @lazy
     def _log_ratio(self) -> Tensor:
         """T in terms of the prior: an estimate of log q(z|x) - log p(z), shape ``[K, *batch]``."""
         made = self.draw
@@ -247,7 +247,7 @@ class AdversarialEstimate:
             return own.expand(made.posterior.lead) if own.requires_grad else None
         return self._prior(values).log_joint(made.latents)
 
-    @cached_property
+    @lazy
     def _logits(self) -> tuple[Tensor, Tensor]:
         """T on draws of q and on draws of the contrast, each ``[K, *batch]``, computed in one pass."""
         with torch.no_grad():
@@ -318,7 +318,7 @@ class AdversarialEstimate:
         given = {**self._observed, **values}
         return self._model.run(given, particles=self.particles, batch=made.posterior.batch, until=made.latents)
 
-    @cached_property
+    @lazy
     @torch.no_grad()
     def _moments(self) -> Moments:
         """The mean and the standard deviation of q for each row, by what the posterior knows or by repeated draws."""

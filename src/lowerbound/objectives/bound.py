@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from lowerbound.core.checks import positive_int
 from lowerbound.core.errors import ArgumentError, NodeError, explain
+from lowerbound.core.lazy import lazy
 from lowerbound.core.types import Model, Outcome, Player
 from lowerbound.net import Program
 from lowerbound.objectives.log_weights import Draw, draw
@@ -53,7 +53,7 @@ class Bound:
         self.particles, self._validate = positive_int("particles", particles), validate
         self._options: dict[str, Any] = {}  # of a subclass
 
-    @cached_property
+    @lazy
     def draw(self) -> Draw:
         """The latents and both traces; ``bound.draw.model`` holds the model's nodes under the draw."""
         made = draw(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from lowerbound.core.checks import choice, number
 from lowerbound.core.errors import ArgumentError, explain
+from lowerbound.core.lazy import lazy
 from lowerbound.core.types import Model, Outcome, Player
 from lowerbound.net import Program
 from lowerbound.objectives.bound import Bound, BoundObjective
@@ -173,11 +173,11 @@ class EvidenceLowerBound(Bound):
         f = draws.log_weights(kl_weight * self.beta, log_q_fixed)
         return 0.5 * (f.detach() + score.detach() - score).var(0) - f.mean(0)
 
-    @cached_property
+    @lazy
     def _reconstruction(self) -> Tensor:
         return self.draw.log_likelihood().mean(0)
 
-    @cached_property
+    @lazy
     def _kl(self) -> Tensor:
         return self.draw.kl(analytic=self.analytic_kl)
 

@@ -7,12 +7,12 @@ r"""The evidence lower bound with a discrete latent y summed out exactly, and it
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 
 from torch import Tensor
 
 from lowerbound.core.checks import positive_int
 from lowerbound.core.errors import NodeError, explain
+from lowerbound.core.lazy import lazy
 from lowerbound.net import Program, Trace
 from lowerbound.objectives.log_weights import log_mean_exp
 
@@ -82,7 +82,7 @@ class EnumeratedBound:
         self._model, self._observed, self._posterior = model, observed, posterior
         self.name, self.particles, self._validate = name, positive_int("particles", particles), validate
 
-    @cached_property
+    @lazy
     def posterior(self) -> Trace:
         """The posterior's trace: the other latents, drawn K times for each of the S values, on an axis of K times S."""
         support = self._support()
@@ -90,7 +90,7 @@ class EnumeratedBound:
         # without a path there would be no gradient of the other latents: a node that has none is refused
         return self._posterior.run({self.name: copies}, particles=len(copies), pathwise=True, validate=self._validate)
 
-    @cached_property
+    @lazy
     def model(self) -> Trace:
         """The model's trace under all latents."""
         drawn = self.posterior
@@ -99,7 +99,7 @@ class EnumeratedBound:
             values, particles=drawn.particles[0], batch=drawn.batch, complete=True, validate=self._validate
         )
 
-    @cached_property
+    @lazy
     def q(self) -> Tensor:
         """How probable each value is under the posterior, shape ``[S, *batch]``, with a gradient."""
         return self._log_q.exp()
@@ -136,18 +136,18 @@ class EnumeratedBound:
         """
         return -self._value
 
-    @cached_property
+    @lazy
     def _log_w(self) -> Tensor:
         log_w, latents = self.model.log_joint(), self.posterior.random_names(observed=False)
         if latents:
             log_w = log_w - self.posterior.log_joint(latents)
         return self._by_value(log_w)
 
-    @cached_property
+    @lazy
     def _log_q(self) -> Tensor:
         return self._by_value(self.posterior.log_prob(self.name))[0]
 
-    @cached_property
+    @lazy
     def _value(self) -> Tensor:
         return (self.q * (self._log_w.mean(0) - self._log_q)).sum(0)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch.distributions import Distribution, Independent
 
 from lowerbound.core.checks import positive_int
 from lowerbound.core.errors import NodeError, explain
+from lowerbound.core.lazy import lazy
 from lowerbound.distributions import kl_divergence, support_mismatch
 from lowerbound.net import Node, Program, Trace
 
@@ -65,7 +65,7 @@ class Draw:
                     explain(f"node {name!r}", expected="a latent or an observed node", got="both", cure=cure)
                 )
 
-    @cached_property
+    @lazy
     def model(self) -> Trace:
         """The model's trace, with the data and the latents observed.
 
