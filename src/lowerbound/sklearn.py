@@ -345,7 +345,7 @@ class VAE(_Estimator):
         patience: Epochs without a better bound on them after which training stops; None for never.
         score_particles: The number of draws a row in `score_samples`.
         device: Where to compute, such as ``"cpu"`` or ``"cuda"``; ``"auto"`` takes an accelerator if there is one.
-        precision: ``"float32"``, or ``"bfloat16"`` for the networks while they train.
+        precision: ``"float32"``, ``"bfloat16"`` for the networks while they train, or ``"auto"`` for the faster.
         progress: Whether to show a progress bar.
         random_state: The seed of everything, which repeats all results; None for another one each time.
 
@@ -390,7 +390,7 @@ class VAE(_Estimator):
         patience: int | None = None,
         score_particles: int = 100,
         device: str = "cpu",
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Literal["float32", "bfloat16", "auto"] = "float32",
         progress: bool = False,
         random_state: Any = None,
     ) -> None:
@@ -501,7 +501,7 @@ class ConvVAE(_Estimator):
         patience: int | None = None,
         score_particles: int = 100,
         device: str = "cpu",
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Literal["float32", "bfloat16", "auto"] = "float32",
         progress: bool = False,
         random_state: Any = None,
     ) -> None:
@@ -616,7 +616,7 @@ class AVB(_Estimator):
         kl_warmup: int = 0,
         score_particles: int = 100,
         device: str = "cpu",
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Literal["float32", "bfloat16", "auto"] = "float32",
         progress: bool = False,
         random_state: Any = None,
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,6 +14,8 @@ from lowerbound.core.checks import choice
 from lowerbound.nn import POSTERIORS, PRIORS
 
 __all__ = ["train"]
+
+_COMPILE: dict[str, Any] = {"on": True, "off": False, "graphs": "graphs", "auto": "auto"}
 
 
 def train(
@@ -110,8 +112,13 @@ def train(
         int | None, typer.Option(help="The seed of splits and binarisation, to compare runs of several seeds.")
     ] = None,
     device: Device = "auto",
-    precision: Annotated[str | None, typer.Option(help="float32, or bfloat16 for the networks.")] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the objective with torch.compile.")] = False,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, bfloat16 for the networks, or auto for what is measured to be faster.")
+    ] = None,
+    compile: Annotated[
+        str | None,
+        typer.Option(help="on: torch.compile; graphs: recorded kernels (CUDA); off; auto: what is measured to pay."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, if there is one.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write RUN/tensorboard too (an extra).")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
@@ -170,7 +177,7 @@ def train(
             "clip": clip,
             "patience": patience,
             "precision": precision,
-            "compile": compile or None,
+            "compile": None if compile is None else _COMPILE[choice("compile", compile, _COMPILE)],
         },
     )
     run = library.train(

@@ -19,6 +19,9 @@ _PARTS = ("reconstruction", "kl", "kl_estimate")  # of the bound: left out where
 class Callback:
     """A watcher of a run: override what you want to hear of; nothing here does anything."""
 
+    def note(self, line: str) -> None:
+        """Hear of what the run has decided, in words, before it begins."""
+
     def start(self, *, epochs: int, batches: int, epoch: int, batch: int) -> None:
         """Begin: the length of the run, and how far it has come already."""
 
@@ -54,6 +57,10 @@ class ProgressBar(Callback):
         self._mark = "" if certified else " (no bound)"
         self._task: Any = None
         self._next = 0.0
+
+    def note(self, line: str) -> None:
+        """Print the line."""
+        self._bar.console.print(line, highlight=False)
 
     def start(self, *, epochs: int, batches: int, epoch: int, batch: int) -> None:
         """Show the bar."""

@@ -39,6 +39,14 @@ class Checkpoint:
         self.folder, self.seconds = Path(folder), seconds
         self._written = time.monotonic()
 
+    def config(self) -> dict[str, Any]:
+        """Return what the folder's ``config.json`` says, empty if there is none that can be read."""
+        try:
+            found = read_json(self.folder / "config.json")
+        except RunError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def open(self, config: dict[str, Any], state: State, *, resume: bool) -> None:
         """Take the folder for a run; if it holds the run already, bring `state` to where that one was.
 

@@ -21,9 +21,10 @@ from lowerbound.core.random import seeded
 from lowerbound.core.types import Data, Objective
 from lowerbound.training.callbacks import Callback, ProgressBar
 from lowerbound.training.checkpoint import Checkpoint
+from lowerbound.training.modes import choose, recorded
 from lowerbound.training.run import Run
 from lowerbound.training.settings import Settings
-from lowerbound.training.state import State, train_step
+from lowerbound.training.state import State
 from lowerbound.training.watch import Watch
 
 __all__ = ["fit"]
@@ -103,7 +104,21 @@ def fit(
     with seeded(chosen.seed, "validate"):
         objective.validate(next(iter(data.evaluation_batches(batch_size))).to(device))
 
+    watchers = [*([ProgressBar(certified=objective.certified)] if progress else []), *callbacks]
+    checkpoint = Checkpoint(out, checkpoint_seconds) if out is not None else None
+    if checkpoint and resume:
+        chosen = recorded(chosen, checkpoint.config())
     state = state or State(objective, chosen, chosen.epochs * batches)
+
+    def batches_from(epoch: int, start: int) -> Iterator[Tensor]:
+        rows = data.batches(batch_size, seed=chosen.seed, epoch=epoch, start=start)
+        return (x.to(device, non_blocking=True) for x in rows)
+
+    with flushed_denormals(), seeded(chosen.seed, "fit"):
+        module.train()
+        mode = choose(state, batches_from, chosen.epochs * batches - state.step)
+    chosen = mode.settings(chosen)
+    state.settings = mode.settings(state.settings)
     description = {
         "objective": objective.describe(),
         "data": train.describe(),
@@ -112,27 +127,20 @@ def fit(
         "versions": _versions(),
         **(config or {}),
     }
-    checkpoint = Checkpoint(out, checkpoint_seconds) if out is not None else None
     if checkpoint:
         checkpoint.open(description, state, resume=resume)
-    forward = torch.compile(module) if chosen.compile else module
-    watchers = [*([ProgressBar(certified=objective.certified)] if progress else []), *callbacks]
-
-    def batches_from(epoch: int, start: int) -> Iterator[Tensor]:
-        rows = data.batches(batch_size, seed=chosen.seed, epoch=epoch, start=start)
-        return (x.to(device, non_blocking=True) for x in rows)
-
     watch = Watch(state, batches_from, checkpoint.folder if checkpoint else None)
 
     with flushed_denormals(), seeded(chosen.seed, "fit"):
         for watcher in watchers:
+            if mode.milliseconds:
+                watcher.note(str(mode))
             watcher.start(epochs=chosen.epochs, batches=batches, epoch=state.epoch, batch=state.batch)
         try:
-            module.train()
             while state.epoch < chosen.epochs and not _should_stop(state):
                 clock, start = time.perf_counter(), state.batch
                 for x in batches_from(state.epoch, state.batch):
-                    train_step(state, x, forward)
+                    mode.step(state, x)
                     watch.look()
                     for watcher in watchers:
                         watcher.step(epoch=state.epoch, batch=state.batch, sums=state.sums)

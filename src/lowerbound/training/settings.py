@@ -60,8 +60,12 @@ class Settings:
         patience: Epochs without a better validation bound after which training stops, though not within a warm-up;
             None to never stop early.
         keep: Which weights the run ends with: ``"best"`` by validation, if there are validation rows, or ``"last"``.
-        precision: ``"float32"``, or ``"bfloat16"`` for the networks (log-probabilities stay float32).
-        compile: Whether the objective is compiled by torch.
+        precision: ``"float32"``, or ``"bfloat16"`` for the networks (log-probabilities stay float32), or ``"auto"``
+            for the faster one.
+        compile: Whether the objective is compiled by torch; ``"graphs"`` to record the kernels of a step once and have
+            an NVIDIA device replay them; ``"auto"`` for whichever makes the run shortest. What is faster is measured on
+            the first batch, by steps that the run does not keep; ``config.json`` says what was decided, and a resumed
+            run keeps to it.
         seed: The seed of everything that is drawn.
     """
 
@@ -75,8 +79,8 @@ class Settings:
     clip: float | None = None
     patience: int | None = None
     keep: Literal["best", "last"] = "best"
-    precision: Literal["float32", "bfloat16"] = "float32"
-    compile: bool = False
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    compile: bool | Literal["graphs", "auto"] = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -85,7 +89,11 @@ class Settings:
         number("lr", self.lr, low=0.0, open_low=True)
         number("kl_warmup", self.kl_warmup, low=0)
         choice("keep", self.keep, ("best", "last"))
-        choice("precision", self.precision, ("float32", "bfloat16"))
+        choice("precision", self.precision, ("float32", "bfloat16", "auto"))
+        if self.compile not in (True, False, "graphs", "auto"):
+            cure = "Let the run measure it with 'auto', or decide."
+            expected = "True, False, 'graphs' or 'auto'"
+            raise ArgumentError(explain("compile", expected=expected, got=repr(self.compile), cure=cure))
         if self.clip is not None:
             number("clip", self.clip, low=0.0, open_low=True)
         if self.patience is not None:

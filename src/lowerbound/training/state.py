@@ -12,7 +12,9 @@ from lowerbound.core.random import reseed
 from lowerbound.core.types import Objective, Outcome, Player
 from lowerbound.training.settings import Settings
 
-__all__ = ["State", "moves", "train_step"]
+__all__ = ["Forward", "State", "begin", "collect", "differentiate", "end", "moves", "train_step", "update"]
+
+Forward = Callable[..., Outcome]  # an objective, compiled or not
 
 
 class State:
@@ -83,7 +85,7 @@ class State:
         return float(self.optimizers[self.players[0].name].param_groups[0]["lr"])
 
 
-def train_step(state: State, x: Tensor, forward: Callable[..., Outcome]) -> None:
+def train_step(state: State, x: Tensor, forward: Forward) -> None:
     """Let every player move on a batch; nothing is read back from the device.
 
     Args:
@@ -95,29 +97,53 @@ def train_step(state: State, x: Tensor, forward: Callable[..., Outcome]) -> None
         pass
 
 
-def moves(state: State, x: Tensor, forward: Callable[..., Outcome]) -> Iterator[tuple[Player, Outcome]]:
+def moves(state: State, x: Tensor, forward: Forward) -> Iterator[tuple[Player, Outcome]]:
     """Go through a step move by move: each is yielded when its gradients are there and its parameters not yet moved.
 
     All draw from one stream of noise, one after the other, so every move has noise of its own.
     """
-    settings = state.settings
-    reseed(settings.seed, "noise", state.step)
-    state.objective.kl_weight.fill_(settings.kl_weight(state.step))
+    begin(state)
     for player in state.players:
-        optimizer = state.optimizers[player.name]
         for _ in range(player.steps):
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-                outcome = forward(x, player.name)
-            optimizer.zero_grad(set_to_none=True)
-            outcome.cost.backward(inputs=player.parameters)
+            outcome = differentiate(state, player, x, forward)
             yield player, outcome
-            if settings.clip is not None:
-                nn.utils.clip_grad_norm_(player.parameters, settings.clip)
-            optimizer.step()
+            update(state, player)
             state.schedules[player.name].step()
-        for name, term in outcome.terms.items():
-            seen = state.sums.get(name)
-            state.sums[name] = term.detach().double() if seen is None else seen.add_(term)
+        collect(state, outcome)
+    end(state)
+
+
+def begin(state: State) -> None:
+    """Begin a step: its noise, and the weight of the KL term."""
+    reseed(state.settings.seed, "noise", state.step)
+    state.objective.kl_weight.fill_(state.settings.kl_weight(state.step))
+
+
+def differentiate(state: State, player: Player, x: Tensor, forward: Forward) -> Outcome:
+    """Leave the gradients of a player's cost with its parameters."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=state.settings.precision == "bfloat16"):
+        outcome = forward(x, player.name)
+    state.optimizers[player.name].zero_grad(set_to_none=True)
+    outcome.cost.backward(inputs=player.parameters)
+    return outcome
+
+
+def update(state: State, player: Player) -> None:
+    """Move a player's parameters along their gradients."""
+    if state.settings.clip is not None:
+        nn.utils.clip_grad_norm_(player.parameters, state.settings.clip)
+    state.optimizers[player.name].step()
+
+
+def collect(state: State, outcome: Outcome) -> None:
+    """Add the terms of a player's last move to the sums of the epoch."""
+    for name, term in outcome.terms.items():
+        seen = state.sums.get(name)
+        state.sums[name] = term.detach().double() if seen is None else seen.add_(term)
+
+
+def end(state: State) -> None:
+    """End a step."""
     state.step += 1
     state.batch += 1
 

@@ -1,0 +1,183 @@
+"""How a step is computed, in which precision and compiled or not, where the run is to find out by measuring."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lowerbound.core.errors import ArgumentError, explain
+from lowerbound.training.graphs import GraphedStep
+from lowerbound.training.settings import Settings
+from lowerbound.training.state import Forward, State, train_step
+
+__all__ = ["Mode", "Step", "choose", "recorded"]
+
+Step = Callable[[State, Tensor], None]
+Batches = Callable[[int, int], Iterator[Tensor]]
+
+_ROUNDS, _STEPS = 5, 3  # what a way of computing is timed by: the median over rounds of so many steps
+_WORTH = 20.0  # seconds that a run must still take for a compiler, which takes some ten itself, to be tried
+_MARGIN = 1.05  # how much faster another way must be to be taken in place of a plainer one
+_NAMES = {False: "", True: ", compiled", "graphs": ", graphs"}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How the steps of a run are computed.
+
+    Attributes:
+        precision: ``"float32"`` or ``"bfloat16"``.
+        compile: Whether the objective is compiled; ``"graphs"`` for recorded kernels.
+        step: What lets every player move on a batch.
+        milliseconds: What was measured, by way: ``{"float32": 6.1, "bfloat16": 3.4}``; empty if nothing was.
+    """
+
+    precision: str
+    compile: bool | str
+    step: Step
+    milliseconds: Mapping[str, float]
+
+    def settings(self, asked: Settings) -> Settings:
+        """Return settings that say what is done where they said ``"auto"``."""
+        return replace(asked, precision=self.precision, compile=self.compile)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        """Return a sentence for the user."""
+        done = f"{self.precision}{_NAMES[self.compile]}"
+        shown = ", ".join(f"{name} {value:.1f}" for name, value in self.milliseconds.items())
+        return f"computed in {done} (milliseconds a step: {shown})" if shown else f"computed in {done}"
+
+
+def recorded(asked: Settings, config: Mapping[str, Any]) -> Settings:
+    """Return settings with what an earlier part of the run has decided in place of each ``"auto"``.
+
+    Args:
+        asked: The settings.
+        config: What ``config.json`` holds.
+    """
+    found = config.get("training") or {}
+    auto = {name: found[name] for name in ("precision", "compile") if getattr(asked, name) == "auto" and name in found}
+    return replace(asked, **auto)
+
+
+def choose(state: State, batches: Batches, steps: int) -> Mode:
+    """Decide what the settings leave open by timing steps on copies of the state, which is left as it was.
+
+    The precisions are compared first; then, in the better one, graphs where the device has them and the compiler where
+    the run is long enough to pay for it. What does not work on this machine or for this objective is passed over.
+
+    Args:
+        state: The state at the start of the run, its settings with ``"auto"`` in them or not.
+        batches: From an epoch and the number of a batch to the batches from there on, on the device.
+        steps: How many steps the run has to go.
+
+    Raises:
+        ArgumentError: if graphs are asked for on a device that has none.
+    """
+    asked, objective = state.settings, _forward(state)
+    if "auto" not in (asked.precision, asked.compile):
+        return Mode(asked.precision, asked.compile, _make(state, asked.compile, objective), {})
+    x = next(batches(0, 0))
+    plain: Any = False if asked.compile == "auto" else asked.compile
+    precision = "float32" if asked.precision == "auto" else asked.precision
+    times = {(precision, plain): _time(state, x, precision, _make(state, plain, objective))}
+    if asked.precision == "auto":
+        times["bfloat16", plain] = _time(state, x, "bfloat16", _make(state, plain, objective))
+        if times["bfloat16", plain][0] * _MARGIN < times["float32", plain][0]:
+            precision = "bfloat16"
+    best, forward = plain, objective
+    others = [] if asked.compile != "auto" else ["graphs", True] if x.device.type == "cuda" else [True]
+    for other in others:
+        seconds = times[precision, best][0] * steps
+        if other is True and seconds < _WORTH:
+            continue
+        candidate: Forward = torch.compile(objective) if other is True else objective
+        step = _with(candidate) if other is True else GraphedStep(state, candidate)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the user did not ask for it
+                found = times[precision, other] = _time(state, x, precision, step)
+        except Exception:  # whatever a compiler that is missing or broken raises, or a graph that cannot be
+            torch.compiler.reset()
+            continue
+        if found[0] * _MARGIN < times[precision, best][0] and seconds - found[0] * steps > found[1]:
+            best, forward = other, candidate
+    milliseconds = {f"{name}{_NAMES[kind]}": round(1000 * taken, 3) for (name, kind), (taken, _) in times.items()}
+    return Mode(precision, best, _with(forward) if best is True else _make(state, best, forward), milliseconds)
+
+
+def _make(state: State, compile: bool | str, objective: Forward) -> Step:
+    """Return a way to take steps."""
+    if compile == "graphs":
+        if state.objective.kl_weight.device.type != "cuda":
+            cure = "Train with device='cuda', or let compile='auto' choose."
+            got = str(state.objective.kl_weight.device)
+            raise ArgumentError(explain("compile", expected="an NVIDIA device for graphs", got=got, cure=cure))
+        return GraphedStep(state, objective)
+    return _with(_compiled(objective) if compile is True else objective)
+
+
+def _with(forward: Forward) -> Step:
+    return lambda state, x: train_step(state, x, forward)
+
+
+def _compiled(objective: Forward) -> Forward:
+    """Return an objective that torch compiles at its first call.
+
+    Raises:
+        ArgumentError: at that call, if there is no compiler that works.
+    """
+    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor.exc import InductorError
+
+    forward: Any = torch.compile(objective)
+
+    def call(*inputs: Any) -> Any:
+        try:
+            return forward(*inputs)
+        except (BackendCompilerFailed, InductorError) as error:
+            reason = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
+            cure = "Install a C++ compiler such as g++, or leave it out; compile='auto' goes on without one."
+            raise ArgumentError(explain("compile", expected="a compiler that works", got=reason, cure=cure)) from error
+
+    return call
+
+
+def _time(state: State, x: Tensor, precision: str, step: Step) -> tuple[float, float]:
+    """Return the seconds of a step, and the seconds that its start took; the state is left as it was."""
+    before, asked = state.snapshot(), state.settings
+    state.settings = replace(asked, precision=precision)  # type: ignore[arg-type]
+    try:
+        clock = time.perf_counter()
+        for _ in range(4):  # graphs are recorded at the fourth
+            step(state, x)
+        _wait(state)
+        starting = time.perf_counter() - clock
+        taken = []
+        for _ in range(_ROUNDS):
+            clock = time.perf_counter()
+            for _ in range(_STEPS):
+                step(state, x)
+            _wait(state)
+            taken.append((time.perf_counter() - clock) / _STEPS)
+    finally:
+        state.settings = asked
+        state.unpack(before)
+    return statistics.median(taken), starting
+
+
+def _wait(state: State) -> None:
+    """Wait until the device has done what it was given."""
+    float(next(iter(state.sums.values())))
+
+
+def _forward(state: State) -> Forward:
+    objective: Any = state.objective
+    return objective  # type: ignore[no-any-return]
