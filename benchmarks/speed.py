@@ -44,8 +44,12 @@ class Job:
         """Return a data set for the library, the same rows as the loops take them, and their name."""
         raise NotImplementedError
 
-    def fit(self, data: Dataset, watcher: Callback) -> None:
-        """Train an epoch by `lowerbound.fit`."""
+    def fit(self, data: Dataset, watcher: Callback, **settings: Any) -> None:
+        """Train an epoch by `lowerbound.fit`, with further settings of it."""
+        raise NotImplementedError
+
+    def floor(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> list[Callable[[], Any]]:
+        """Return the matrix products and convolutions of a step on rows, as calls."""
         raise NotImplementedError
 
     def loops(self) -> dict[str, Loop]:
@@ -66,13 +70,19 @@ class VAEJob(Job):
         images, what = load_images(rows)
         return Dataset(images, name="images", levels=256, binarize="dynamic"), images, what
 
-    def fit(self, data: Dataset, watcher: Callback) -> None:
+    def fit(self, data: Dataset, watcher: Callback, **settings: Any) -> None:
         """Train an epoch by `lowerbound.fit`."""
         kind = lb.models.ConvVAE if self.conv else lb.models.VAE
         model = kind(event_shape=(28, 28), latent_dim=self.latent_dim)
         particles = self.particles
         ours = lb.objectives.IWAE(model, particles=particles) if particles else lb.objectives.ELBO(model)
-        lb.fit(ours, data, epochs=1, batch_size=self.batch_size, lr=1e-3, progress=False, callbacks=[watcher])
+        settings = {"epochs": 1, "batch_size": self.batch_size, "lr": 1e-3, **settings}
+        lb.fit(ours, data, progress=False, callbacks=[watcher], **settings)
+
+    def floor(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> list[Callable[[], Any]]:
+        """Return the products of every layer, forward and both backward ones, on arrays that are ready."""
+        model, x = self.plain().to(rows.device, dtype), rows[: self.batch_size].to(dtype) / 255
+        return products(model, partial(model, x))
 
     def plain(self) -> PlainVAE:
         """Return the same network in plain PyTorch."""
@@ -136,7 +146,7 @@ class PlainVAE(nn.Module):
         h = self.encoder(x)
         loc, log_variance = self.loc(h), self.log_variance(h)
         lead = (self.particles,) if self.particles else ()
-        noise = torch.randn(*lead, *loc.shape)
+        noise = torch.randn(*lead, *loc.shape, dtype=loc.dtype, device=loc.device)
         z = loc + (0.5 * log_variance).exp() * noise
         logits = self.decoder(z)
         if not self.particles:
@@ -202,10 +212,9 @@ def flushed_denormals(flush: bool) -> Iterator[None]:
 # --- The floor --------------------------------------------------------------------------------------------------------
 
 
-def products_alone(job: VAEJob, images: Tensor) -> Iterator[None]:
-    """Repeat the products of every layer, forward and both backward ones, on arrays that are ready."""
-    model, x = job.plain(), images[: job.batch_size].float() / 255
-    yield from repeat(products(model, partial(model, x)), len(images) // job.batch_size)
+def products_alone(job: Job, images: Tensor) -> Iterator[None]:
+    """Repeat the products of a step."""
+    yield from repeat(job.floor(images), len(images) // job.batch_size)
 
 
 def repeat(calls: list[Callable[[], Any]], steps: int) -> Iterator[None]:
@@ -270,6 +279,8 @@ class Clock(Callback):
     def step(self, *, epoch: int, batch: int, sums: dict[str, Tensor]) -> None:
         """Start the clock when the warm-up is over."""
         if batch == self._warmup:
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
             self._from = time.perf_counter()
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -277,10 +288,10 @@ class Clock(Callback):
         self.seconds = time.perf_counter() - self._from
 
 
-def time_fit(job: Job, data: Dataset, warmup: int) -> float:
+def time_fit(job: Job, data: Dataset, warmup: int, **settings: Any) -> float:
     """Return the seconds of one epoch of `lowerbound.fit` behind the warm-up: data, steps and bookkeeping."""
     clock = Clock(warmup)
-    job.fit(data, clock)
+    job.fit(data, clock, **settings)
     return clock.seconds
 
 

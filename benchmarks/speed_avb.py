@@ -8,14 +8,14 @@ with Adam at 2e-4 and 1e-3. The rest is as in `speed.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from speed import Job, Loop, flushed_denormals, main, products, repeat
+from speed import Job, Loop, flushed_denormals, main, products, products_alone
 from torch import Tensor, nn
 
 import lowerbound as lb
@@ -35,12 +35,21 @@ class AVBJob(Job):
         train, _ = lb.data.four_points(rows=rows)
         return train, train.rows(range(rows)), "four points"
 
-    def fit(self, data: Dataset, watcher: Callback) -> None:
+    def fit(self, data: Dataset, watcher: Callback, **settings: Any) -> None:
         """Train an epoch by `lowerbound.fit`."""
         model = lb.models.ImplicitVAE(event_shape=(4,))
         ours = lb.objectives.AVB(model, critic_steps=1, critic_lr=CRITIC_LR, learns="ratio")
         adam: dict[str, Any] = {"lr": MODEL_LR, "optimizer_options": {"betas": BETAS}}
-        lb.fit(ours, data, epochs=1, batch_size=self.batch_size, progress=False, callbacks=[watcher], **adam)
+        settings = {"epochs": 1, "batch_size": self.batch_size, **adam, **settings}
+        lb.fit(ours, data, progress=False, callbacks=[watcher], **settings)
+
+    def floor(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> list[Callable[[], Any]]:
+        """Return the products of both turns: through a frozen critic in the model's, of the critic alone in its own."""
+        model, x = PlainAVB().to(rows.device, dtype), rows[: self.batch_size].to(dtype)
+        model.critic.requires_grad_(False)
+        calls = products(model, partial(model.model_cost, x))
+        model.critic.requires_grad_(True)
+        return calls + products(model, partial(model.critic_cost, x, joined=True))
 
     def loops(self) -> dict[str, Loop]:
         """Return the other contenders."""
@@ -60,7 +69,7 @@ class PlainAVB(nn.Module):
 
     def draw(self, x: Tensor) -> Tensor:
         """Return a draw of the posterior for each row, ``[B, 2]``."""
-        z: Tensor = self.encoder(torch.cat([x, torch.randn(len(x), 4)], -1))
+        z: Tensor = self.encoder(torch.cat([x, x.new_empty(len(x), 4).normal_()], -1))
         return z
 
     def judge(self, x: Tensor, z: Tensor) -> Tensor:
@@ -122,15 +131,8 @@ def resident(job: AVBJob, rows: Tensor, *, tuned: bool = False) -> Iterator[None
             yield
 
 
-def products_alone(job: AVBJob, rows: Tensor) -> Iterator[None]:
-    """Repeat the products of both turns: through a frozen critic in the model's, of the critic alone in its own."""
-    model, x = PlainAVB(), rows[: job.batch_size]
-    model.critic.requires_grad_(False)
-    calls = products(model, partial(model.model_cost, x))
-    model.critic.requires_grad_(True)
-    calls += products(model, partial(model.critic_cost, x, joined=True))
-    yield from repeat(calls, len(rows) // job.batch_size)
+JOBS = {"avb": AVBJob(summary="three networks of 256-256 ReLU, z = 2, AVB with one critic step", batch_size=512)}
 
 
 if __name__ == "__main__":
-    main({"avb": AVBJob(summary="three networks of 256-256 ReLU, z = 2, AVB with one critic step", batch_size=512)})
+    main(JOBS)

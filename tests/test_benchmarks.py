@@ -20,6 +20,7 @@ TABLES = {  # arguments: rows and columns of text in front of the numbers
     ("initialization.py", "--model", "conv-vae", "--init", "glorot", "--inputs", "raw", "centred"): (2, 2),
     ("adversarial.py",): (2, 1),
     ("adversarial_mnist.py",): (3, 1),
+    ("adversarial_mnist.py", "--network", "conv", "--posterior", "vae", "avb-ac"): (2, 1),
     ("memory.py",): (5, 1),
     ("logistic_truth.py",): (31, 1),
     ("tables.py",): (18, 3),
