@@ -29,7 +29,7 @@ from lowerbound.evaluation.forecast import duration, forecast
 from lowerbound.evaluation.gallery import gallery
 from lowerbound.evaluation.latents import has_standard_prior, latent_summary, unit_kl
 from lowerbound.evaluation.ledger import Ledger
-from lowerbound.evaluation.measures import ANNEALED, AT_ONCE, ROWS_AT_ONCE, RUN, UNNUMBERED, Found, Job, parse
+from lowerbound.evaluation.measures import ANNEALED, AT_ONCE, RUN, UNNUMBERED, Found, Job, parse, rows_at_once
 from lowerbound.evaluation.scores import Scores
 from lowerbound.objectives import AVB
 from lowerbound.objectives.log_weights import draw
@@ -117,7 +117,7 @@ def evaluate(
 
     def job_of(name: str, *, bar: bool = False) -> Job:
         kind, particles = parsed[name]
-        size = _batch_size(max(particles, chains if kind in ANNEALED else AT_ONCE.get(kind, 1)))
+        size = _batch_size(module, max(particles, chains if kind in ANNEALED else AT_ONCE.get(kind, 1)))
         path = None if keep is None else Path(keep) / f"{name}.safetensors"
         numbers = [n, size, seed, *([chains, temperatures] if kind in ANNEALED else [])]
         ledger = Ledger(n, path, f"{identity} {name} {numbers}")
@@ -176,8 +176,8 @@ def _summarise(found: Found, kind: str, particles: int) -> dict[str, Any]:
     }
 
 
-def _batch_size(particles: int) -> int:
-    return max(10, min(1000, ROWS_AT_ONCE // particles))
+def _batch_size(model: Any, particles: int) -> int:
+    return max(10, min(1000, rows_at_once(_device_of(model)) // particles))
 
 
 def _batches(model: Any, data: Data, size: int, limit: int, *, bar: str | None = None) -> Iterator[Tensor]:
@@ -271,7 +271,7 @@ def _seen(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any
     standard = has_standard_prior(model, inputs)
     kl_sum: Tensor | None = torch.zeros(model.latent_dim, dtype=torch.float64)
     done, drawn = 0, False
-    for x in _batches(model, data, _batch_size(2), n):
+    for x in _batches(model, data, _batch_size(model, 2), n):
         q = model.encode(x)
         means[done : done + len(x)] = q.mean.cpu()
         # Without a density there may be no centre to show either: the picture has one draw a row.

@@ -23,10 +23,10 @@ from lowerbound.evaluation.quadrature import quadrature
 from lowerbound.objectives import AVB, elbo, is_loglikelihood
 from lowerbound.objectives.log_weights import draw
 
-__all__ = ["ANNEALED", "AT_ONCE", "MEASURES", "ROWS_AT_ONCE", "RUN", "UNNUMBERED", "Found", "Job", "Measure", "parse"]
+__all__ = ["ANNEALED", "AT_ONCE", "MEASURES", "RUN", "UNNUMBERED", "Found", "Job", "Measure", "parse", "rows_at_once"]
 
-# Draws times rows that are decoded at once. Small enough for the activations to stay in a processor's cache.
-ROWS_AT_ONCE = 2000
+# Draws times rows that are decoded at once: the activations stay in a processor's cache; an accelerator is kept busy.
+ROWS_AT_ONCE, ROWS_AT_ONCE_ACCELERATED = 2000, 20_000
 _REFIT_ROWS = 10_000
 
 # Annealing is remarked on where more than a twentieth of the rows have fewer effective chains than two (of 16 or more)
@@ -150,9 +150,14 @@ def _by_rows(
     return Measure(kind, find, rehearse)
 
 
+def rows_at_once(device: torch.device) -> int:
+    """Return how many draws times rows are decoded at once on a device."""
+    return ROWS_AT_ONCE if device.type == "cpu" else ROWS_AT_ONCE_ACCELERATED
+
+
 def _elbo(job: Job, x: Tensor) -> Mapping[str, Tensor]:
     programs, total = job.model.programs(x), torch.zeros(3, len(x), dtype=torch.float64)
-    chunk = max(1, ROWS_AT_ONCE // len(x))
+    chunk = max(1, rows_at_once(x.device) // len(x))
     for done in range(0, job.particles, chunk):
         particles = min(chunk, job.particles - done)
         terms = elbo(*programs, particles=particles, analytic_kl=True).terms.values()
@@ -161,7 +166,7 @@ def _elbo(job: Job, x: Tensor) -> Mapping[str, Tensor]:
 
 
 def _importance(job: Job, x: Tensor, proposal: Callable[[Any], Any]) -> Mapping[str, Tensor]:
-    chunk = max(1, ROWS_AT_ONCE // len(x))
+    chunk = max(1, rows_at_once(x.device) // len(x))
     model, observed, posterior = job.model.programs(x)
     estimate = is_loglikelihood(model, observed, proposal(posterior), particles=job.particles, chunk=chunk)
     return {"value": estimate}
