@@ -23,7 +23,6 @@ from tiny import Rows
 X_DIM, Z_DIM, N = 5, 3, 211
 CASE = linear_gaussian(X_DIM, Z_DIM)
 X = random(9, N, X_DIM)
-evaluate_module = sys.modules["lowerbound.evaluation.evaluate"]
 measures_module = sys.modules["lowerbound.evaluation.measures"]
 
 # False alarms: every bar below is 5 standard errors wide, 6e-7 a comparison, and the seeds are fixed.
