@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lowerbound.core.errors import ArgumentError, DataError
-from lowerbound.core.types import Data
+from lowerbound.core.types import Data, follows
 from lowerbound.data import Dataset
 from lowerbound.data.binarize import BINARIZE, bernoulli_, noise
 from lowerbound.data.store import Disk
@@ -228,7 +228,7 @@ def test_batches_leave_the_global_generator_and_the_data_alone():
 
 
 def test_dataset_satisfies_the_protocol(sources):
-    assert isinstance(sources["uint8"](), Data)
+    assert follows(sources["uint8"](), Data)
 
 
 def test_labels_follow_their_rows():

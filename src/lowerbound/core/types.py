@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-__all__ = ["Data", "Model", "Objective", "Outcome", "Player", "Programs"]
+__all__ = ["Data", "Model", "Objective", "Outcome", "Player", "Programs", "follows"]
 
 
-@runtime_checkable
 class Data(Protocol):
     """Rows to train on or to evaluate on; `lowerbound.data.Dataset` is the one that ships."""
 
@@ -48,7 +47,6 @@ class Programs(NamedTuple):
     posterior: Any
 
 
-@runtime_checkable
 class Model(Protocol):
     """A pair of stochastic programs, p(x, z) and q(z | x), that knows how they meet a batch.
 
@@ -102,7 +100,6 @@ class Outcome(NamedTuple):
     terms: dict[str, Tensor]
 
 
-@runtime_checkable
 class Objective(Protocol):
     """What the training loop maximises: a module over a model that tells who plays and what a batch costs.
 
@@ -135,3 +132,21 @@ class Objective(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return what identifies the objective and its model, as plain values that fit into JSON."""
         ...
+
+
+def follows(value: object, protocol: type) -> bool:
+    """Return whether a value has every member of a protocol, those included that a module has registered.
+
+    `isinstance` with a protocol does not look for parameters, buffers and submodules since Python 3.12.
+
+    Args:
+        value: Anything.
+        protocol: A protocol of this module.
+
+    Example:
+        >>> follows(lb.data.digits()[0], Data), follows(torch.zeros(3, 4), Data)
+        (True, False)
+    """
+    special = {"__len__", "__call__"} & vars(protocol).keys()
+    methods = {name for name, member in vars(protocol).items() if callable(member) and not name.startswith("_")}
+    return all(hasattr(value, name) for name in {*protocol.__annotations__, *methods, *special})

@@ -22,7 +22,7 @@ from lowerbound.core.checks import positive_int
 from lowerbound.core.errors import ArgumentError, NonFiniteError, explain
 from lowerbound.core.numerics import flushed_denormals
 from lowerbound.core.random import seeded
-from lowerbound.core.types import Data, Model
+from lowerbound.core.types import Data, Model, follows
 from lowerbound.distributions import Implicit
 from lowerbound.evaluation.ais import check_annealing
 from lowerbound.evaluation.forecast import duration, forecast
@@ -102,7 +102,7 @@ def evaluate(
         >>> scores.measures["iwae-10"]["n"], scores.rows["elbo"].shape
         (50, (50,))
     """
-    if not isinstance(data, Data):
+    if not follows(data, Data):
         cure = "Load it with lowerbound.data, or wrap an array as lowerbound.data.Dataset(array)."
         raise ArgumentError(explain("data", expected="a data set", got=type(data).__name__, cure=cure))
     names = list(dict.fromkeys([measures] if isinstance(measures, str) else measures))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lowerbound.core.checks import positive_int
 from lowerbound.core.errors import ArgumentError, NodeError, explain
 from lowerbound.core.lazy import lazy
-from lowerbound.core.types import Model, Outcome, Player
+from lowerbound.core.types import Model, Outcome, Player, follows
 from lowerbound.net import Program
 from lowerbound.objectives.log_weights import Draw, draw
 from lowerbound.objectives.relaxation import Relaxation
@@ -179,7 +179,7 @@ class BoundObjective(nn.Module):
 
     def __init__(self, model: Model, *, particles: int = 1) -> None:
         super().__init__()
-        if not isinstance(model, nn.Module) or not isinstance(model, Model):
+        if not isinstance(model, nn.Module) or not follows(model, Model):
             cure = "Pass lowerbound.models.VAE(...), or LatentVariableModel(generator, posterior)."
             expected = "a module with a generator, a posterior and programs(x)"
             raise ArgumentError(explain("model", expected=expected, got=type(model).__name__, cure=cure))

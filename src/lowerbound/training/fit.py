@@ -18,7 +18,7 @@ from lowerbound.core.device import find_device
 from lowerbound.core.errors import ArgumentError, NonFiniteError, TrainingWarning, explain
 from lowerbound.core.numerics import flushed_denormals
 from lowerbound.core.random import seeded
-from lowerbound.core.types import Data, Objective
+from lowerbound.core.types import Data, Objective, follows
 from lowerbound.training.callbacks import Callback, ProgressBar
 from lowerbound.training.checkpoint import Checkpoint
 from lowerbound.training.modes import choose, recorded
@@ -252,12 +252,12 @@ def _check_state(state: State, objective: Objective, out: str | os.PathLike[str]
 
 def _to(objective: Objective, train: Data, validation: Data | None, device: str) -> tuple[nn.Module, Data, Data | None]:
     """Move the objective, and data that live in memory, to the device."""
-    if not isinstance(objective, nn.Module) or not isinstance(objective, Objective):
+    if not isinstance(objective, nn.Module) or not follows(objective, Objective):
         cure = "Pass lowerbound.objectives.ELBO(model), or another objective."
         raise ArgumentError(explain("objective", expected="an objective", got=type(objective).__name__, cure=cure))
     objective.to(device)
     for name, rows in (("train", train), ("validation", validation)):
-        if rows is not None and not isinstance(rows, Data):
+        if rows is not None and not follows(rows, Data):
             cure = "Load it with lowerbound.data, or wrap an array as lowerbound.data.Dataset(array)."
             raise ArgumentError(explain(name, expected="a data set", got=type(rows).__name__, cure=cure))
     moved = [data.to(device) if hasattr(data, "to") else data for data in (train, validation) if data is not None]
