@@ -24,6 +24,7 @@ from lowerbound.runs import evaluate_run
 
 _CRITIC: dict[str, Any] = {"noise_dim": 16, "critic": "bilinear", "critic_hidden": [512, 512]}
 _PRIOR: dict[str, Any] = {"contrast": "prior", "particles": 1}
+_CONV: dict[str, Any] = {"network": "conv", "hidden": [256], "noise_dim": 64, "critic_hidden": [1024, 1024]}
 
 # name: recipe and its changes; all have the same decoder. Of three learning rates that of "vae" did best after eight
 # epochs and that of "avb-ac" after six; "avb" has the latter's.
@@ -41,14 +42,11 @@ def recipe(name: str, *, data: str, latent_dim: int, network: str, seed: int, **
     base, changes = POSTERIORS[name]
     training = {"batch_size": 128, "schedule": "cosine", "optimizer": "adam", **training}
     common = {"data": data, "latent_dim": latent_dim, "validation": 0.0, "seed": seed, "training": training}
-    if network == "dense":
-        common["model_options"] = {"hidden": [300, 300]}
-    elif base == "vae":
-        common |= {"model": "ConvVAE", "model_options": {"features": 256}}
-    else:
-        common["model_options"] = {"network": "conv", "hidden": [256]}
     chosen = RECIPES[base].changed(**common).changed(**changes)
-    return chosen if network == "dense" else chosen.changed(training={"lr": 1e-3})
+    if network == "dense":
+        return chosen.changed(model_options={"hidden": [300, 300]})
+    conv = {"features": 256} if base == "vae" else _CONV if base == "avb" else {**_CONV, "basis": 32}
+    return chosen.changed(model="ConvVAE" if base == "vae" else None, model_options=conv, training={"lr": 1e-3})
 
 
 def main() -> None:
