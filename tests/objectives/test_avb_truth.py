@@ -613,7 +613,7 @@ def sign_of_the_likelihood(self: AdversarialEstimate, *, kl_weight=1.0) -> Tenso
 
 def moving_moments() -> cached_property:
     """The moments, without their stop-gradient."""
-    kept = AdversarialEstimate.__dict__["_moments"].func.__wrapped__
+    kept = AdversarialEstimate.__dict__["_moments"].__wrapped__.__wrapped__
     made = cached_property(kept)
     made.__set_name__(AdversarialEstimate, "_moments")
     return made

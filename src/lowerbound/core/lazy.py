@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import update_wrapper
 from typing import Any, Generic, TypeVar, overload
 
 __all__ = ["lazy"]
@@ -28,8 +29,8 @@ class lazy(Generic[T]):  # noqa: N801 (a decorator)
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
-        self._compute, self.__doc__ = compute, compute.__doc__
-        self._name = compute.__name__
+        self._compute, self._name = compute, compute.__name__
+        update_wrapper(self, compute)  # type: ignore[arg-type]
 
     @overload
     def __get__(self, instance: None, owner: type[Any]) -> lazy[T]: ...
