@@ -23,7 +23,7 @@ from lowerbound.models import MODELS, EncoderDecoder
 from lowerbound.nn.likelihoods import LIKELIHOODS
 from lowerbound.training import Callback, Run, TensorBoard, fit
 
-__all__ = ["RECIPES", "Recipe", "build", "train"]
+__all__ = ["RECIPES", "Recipe", "build", "train", "training_data"]
 
 _OBJECTIVES: dict[str, Any] = {"AVB": objectives.AVB, "ELBO": objectives.ELBO, "IWAE": objectives.IWAE}
 
@@ -223,7 +223,7 @@ def train(
         >>> run.model.latent_dim
         2
     """
-    train_rows, validation_rows = _training_data(recipe)
+    train_rows, validation_rows = training_data(recipe)
     if show is not None:
         show(train_rows)
     objective = build(recipe, train_rows)
@@ -287,8 +287,12 @@ def _check_options(kind: Any, options: Mapping[str, Any]) -> None:
             raise ArgumentError(explain(name, expected=expected, got="another's", cure=cure))
 
 
-def _training_data(recipe: Recipe) -> tuple[sources.Dataset, sources.Dataset | None]:
-    """Load the rows and hold some out for validation."""
+def training_data(recipe: Recipe) -> tuple[sources.Dataset, sources.Dataset | None]:
+    """Load a recipe's training rows; return those to train on and those held out for validation, if any are.
+
+    Raises:
+        LowerboundError: if the data or the recipe do not allow it; the message names the cure.
+    """
     binarize = recipe.binarize
     if binarize is None and recipe.likelihood not in (None, "bernoulli"):
         binarize = "none"

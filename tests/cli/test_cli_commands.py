@@ -19,7 +19,19 @@ import lowerbound as lb
 import tiny
 from tiny import contents, difference, files
 
-COMMANDS = ["train", "evaluate", "report", "compare", "sample", "encode", "reconstruct", "impute", "recipes", "data"]
+COMMANDS = [
+    "train",
+    "evaluate",
+    "report",
+    "compare",
+    "sample",
+    "encode",
+    "reconstruct",
+    "impute",
+    "profile",
+    "recipes",
+    "data",
+]
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--epochs", "1", "--quiet"]
 
 
@@ -72,6 +84,16 @@ def test_lists(lowerbound) -> None:
     code, out, err = lowerbound("data")
     assert (code, err) == (0, "")
     assert all(name in out for name in ("digits", "four-points", "mnist", ".npy", ".csv", ".parquet"))
+
+
+def test_profile(lowerbound) -> None:
+    threads = torch.get_num_threads()
+    command = ["profile", "vae", "--data", "digits", "--hidden", "9", "--batch-size", "16", "--steps", "2"]
+    code, out, _ = lowerbound(*command, "--threads", threads, "--precision", "bfloat16")
+    assert code == 0
+    assert re.search(r"matrix products and convolutions, forward and backward +\d+\.\d\d +\d+%", out)
+    assert "floor: its 14 products alone" in out
+    assert f"computed in bfloat16, threads: {threads}; a step takes " in out
 
 
 # --- From data to a report --------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lowerbound.cli import look, train
+from lowerbound.cli import look, profile, train
 from lowerbound.core.errors import EvaluationWarning, LowerboundError, SamplingWarning, TrainingWarning
 
 __all__ = ["app", "main"]
@@ -35,6 +35,7 @@ app.command("encode")(look.encode)
 app.command("reconstruct")(look.reconstruct)
 app.command("impute")(look.impute)
 app.command("score")(look.score)
+app.command("profile")(profile.profile)
 app.command("recipes")(look.recipes)
 app.command("data")(look.data)
 

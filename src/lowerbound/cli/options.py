@@ -11,7 +11,9 @@ import typer
 
 from lowerbound.data import Column
 
-__all__ = ["Data", "Device", "OutFile", "RunFolder", "Seed", "key_values", "say", "schema_lines"]
+__all__ = ["COMPILE", "Data", "Device", "OutFile", "RunFolder", "Seed", "key_values", "say", "schema_lines", "sizes"]
+
+COMPILE: dict[str, Any] = {"on": True, "off": False, "graphs": "graphs", "auto": "auto"}
 
 RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, as `lowerbound train --out RUN` writes it.")
@@ -73,3 +75,13 @@ def _value(text: str) -> Value:
         with contextlib.suppress(ValueError):
             return kind(text)
     return text
+
+
+def sizes(option: str, text: str | None) -> list[int] | None:
+    """Turn ``"500,500"`` into ``[500, 500]``."""
+    if text is None:
+        return None
+    try:
+        return [int(size) for size in text.split(",") if size]
+    except ValueError:
+        raise typer.BadParameter(f"expected sizes like 500,500, got {text!r}.", param_hint=option) from None

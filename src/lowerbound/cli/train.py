@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lowerbound import recipes as library
-from lowerbound.cli.options import Device, Seed, key_values, say, schema_lines
+from lowerbound.cli.options import COMPILE, Device, Seed, key_values, say, schema_lines, sizes
 from lowerbound.core.checks import choice
 from lowerbound.nn import POSTERIORS, PRIORS
 
 __all__ = ["train"]
-
-_COMPILE: dict[str, Any] = {"on": True, "off": False, "graphs": "graphs", "auto": "auto"}
 
 
 def train(
@@ -137,7 +135,7 @@ def train(
         likelihood_options={"scale": _scale(scale), "components": components},
         latent_dim=latent_dim,
         model_options={
-            "hidden": _sizes(hidden, "--hidden"),
+            "hidden": sizes("--hidden", hidden),
             "activation": activation,
             "posterior": posterior,
             "posterior_options": key_values("--posterior-option", posterior_option or []) or None,
@@ -147,7 +145,7 @@ def train(
             "sampler": sampler,
             "noise_dim": noise_dim,
             "critic": critic,
-            "critic_hidden": _sizes(critic_hidden, "--critic-hidden"),
+            "critic_hidden": sizes("--critic-hidden", critic_hidden),
         },
         objective_options={
             "particles": particles,
@@ -177,7 +175,7 @@ def train(
             "clip": clip,
             "patience": patience,
             "precision": precision,
-            "compile": None if compile is None else _COMPILE[choice("compile", compile, _COMPILE)],
+            "compile": None if compile is None else COMPILE[choice("compile", compile, COMPILE)],
         },
     )
     run = library.train(
@@ -215,12 +213,3 @@ def _scale(text: str | None) -> float | str | None:
         raise typer.BadParameter(
             f"expected shared, per-dimension or a number, got {text!r}.", param_hint="--scale"
         ) from None
-
-
-def _sizes(text: str | None, option: str) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(size) for size in text.split(",") if size]
-    except ValueError:
-        raise typer.BadParameter(f"expected sizes like 500,500, got {text!r}.", param_hint=option) from None

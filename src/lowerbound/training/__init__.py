@@ -2,8 +2,9 @@
 
 from lowerbound.training.callbacks import Callback, ProgressBar, TensorBoard
 from lowerbound.training.fit import fit
+from lowerbound.training.profile import Profile, profile_steps
 from lowerbound.training.run import Run
 from lowerbound.training.settings import Settings
 from lowerbound.training.state import State
 
-__all__ = ["Callback", "ProgressBar", "Run", "Settings", "State", "TensorBoard", "fit"]
+__all__ = ["Callback", "Profile", "ProgressBar", "Run", "Settings", "State", "TensorBoard", "fit", "profile_steps"]
