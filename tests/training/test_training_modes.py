@@ -140,11 +140,11 @@ def test_graphs_need_their_device():
 
 
 def test_compiler_that_is_asked_for_and_broken(monkeypatch):
-    def broken(graph, inputs):
+    def broken(graph, inputs, **options):
         raise OSError("no g++ here")
 
     real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module: real(module, backend=broken))
+    monkeypatch.setattr(torch, "compile", lambda module, **options: real(module, backend=broken))
     with pytest.raises(ArgumentError, match=r"compile: expected a compiler that works, got .*no g\+\+ here.*'auto'"):
         tiny.fit(compile=True)
     torch.compiler.reset()

@@ -98,7 +98,7 @@ def choose(state: State, batches: Batches, steps: int) -> Mode:
         seconds = times[precision, best][0] * steps
         if other is True and seconds < _WORTH:
             continue
-        candidate: Forward = torch.compile(objective) if other is True else objective
+        candidate: Forward = _compile(objective) if other is True else objective
         step = _with(candidate) if other is True else GraphedStep(state, candidate)
         try:
             with warnings.catch_warnings():
@@ -128,6 +128,12 @@ def _with(forward: Forward) -> Step:
     return lambda state, x: train_step(state, x, forward)
 
 
+def _compile(objective: Forward) -> Forward:
+    """Return an objective that torch compiles at its first call; its noise is that of the one that is not compiled."""
+    forward: Any = torch.compile(objective, options={"fallback_random": True})
+    return forward  # type: ignore[no-any-return]
+
+
 def _compiled(objective: Forward) -> Forward:
     """Return an objective that torch compiles at its first call.
 
@@ -137,7 +143,7 @@ def _compiled(objective: Forward) -> Forward:
     from torch._dynamo.exc import BackendCompilerFailed
     from torch._inductor.exc import InductorError
 
-    forward: Any = torch.compile(objective)
+    forward = _compile(objective)
 
     def call(*inputs: Any) -> Any:
         try:
