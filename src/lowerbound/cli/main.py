@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lowerbound.cli import look, profile, train
+from lowerbound.cli.commands import Commands
 from lowerbound.core.errors import EvaluationWarning, LowerboundError, SamplingWarning, TrainingWarning
 
 __all__ = ["app", "main"]
@@ -20,24 +20,16 @@ _INTERRUPTED = 130  # what typer makes of a KeyboardInterrupt
 
 app = typer.Typer(
     name="lowerbound",
-    help="Deep latent-variable models, trained and evaluated honestly: in nats, with error bars, by bounds that hold.",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-app.command("train")(train.train)
-app.command("evaluate")(look.evaluate)
-app.command("report")(look.report)
-app.command("compare")(look.compare)
-app.command("sample")(look.sample)
-app.command("encode")(look.encode)
-app.command("reconstruct")(look.reconstruct)
-app.command("impute")(look.impute)
-app.command("score")(look.score)
-app.command("profile")(profile.profile)
-app.command("recipes")(look.recipes)
-app.command("data")(look.data)
+
+
+@app.callback()
+def lowerbound() -> None:
+    """Deep latent-variable models, trained and evaluated honestly: in nats, with error bars, by bounds that hold."""
 
 
 def main() -> None:
