@@ -19,6 +19,7 @@ COMMANDS = {
     **dict.fromkeys(("evaluate", "report", "compare", "sample", "encode", "reconstruct", "impute", "score"), "look"),
     "profile": "profile",
     **dict.fromkeys(("recipes", "data"), "look"),
+    "doctor": "doctor",
 }
 
 

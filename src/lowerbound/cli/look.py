@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from lowerbound import data as sources
 from lowerbound import report as reports
 from lowerbound import runs, scoring
-from lowerbound.cli.options import Data, Device, OutFile, RunFolder, Seed, say, schema_lines
+from lowerbound.cli.options import AsJson, Data, Device, OutFile, RunFolder, Seed, say, schema_lines, show
 from lowerbound.core.checks import choice
 from lowerbound.recipes import RECIPES
 
@@ -58,6 +57,7 @@ def evaluate(
     seed: Seed = 0,
     device: Device = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure a run in nats, with error bars, and write `scores.json` into it."""
     scores = runs.evaluate_run(
@@ -70,9 +70,9 @@ def evaluate(
         temperatures=temperatures,
         seed=seed,
         device=device,
-        progress=not quiet,
+        progress=not (quiet or as_json),
     )
-    Console().print(reports.tables.scores_table(scores))
+    show(reports.tables.scores_table(scores), scores.describe(), as_json=as_json)
 
 
 def report(run: RunFolder) -> None:
@@ -89,10 +89,12 @@ def compare(
             metavar="FOLDER|FILE", help="Where to write the table (.md), the page (.html), the figure (.png)."
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Put evaluated runs side by side: each measure with its error, and paired differences to the first run."""
-    Console().print(reports.compare(run, out=out).table())
-    if out is not None:
+    found = reports.compare(run, out=out)
+    show(found.table(), found.describe(), as_json=as_json)
+    if out is not None and not as_json:
         say(f"comparison: {out}")
 
 
@@ -168,12 +170,12 @@ def impute(
     say(f"effective particles a row: median {effective.median():.0f}, smallest {effective.min():.0f} of {particles}")
 
 
-def recipes() -> None:
+def recipes(as_json: AsJson = False) -> None:
     """List the recipes."""
     table = Table("recipe", "what it trains", "objective", "latents", box=SIMPLE)
     for recipe in RECIPES.values():
         table.add_row(recipe.name, recipe.summary, recipe.objective, str(recipe.latent_dim))
-    Console().print(table)
+    show(table, [recipe.describe() for recipe in RECIPES.values()], as_json=as_json)
 
 
 def score(
@@ -206,20 +208,21 @@ def data(
     write_schema: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the schema there, to be changed.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List the data that can be read; of a TABLE, show what its columns are taken for."""
     if table is None:
         listed = Table("data", "what it is", "rows", box=SIMPLE)
         for row in _DATA:
             listed.add_row(*row)
-        Console().print(listed)
+        show(listed, [dict(zip(("data", "content", "rows"), row, strict=True)) for row in _DATA], as_json=as_json)
         return
     found = sources.load_all(table, schema="infer" if schema is None else schema, missing=True)
     columns = found.schema or ()
-    for line in schema_lines(columns):
-        say(line)
     if write_schema is not None:
         sources.write_schema(write_schema, columns)
+    show("\n".join(schema_lines(columns)), [column.describe() for column in columns], as_json=as_json)
+    if write_schema is not None and not as_json:
         say(f"schema: {write_schema}")
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from lowerbound.data import Column
 
-__all__ = ["COMPILE", "Data", "Device", "OutFile", "RunFolder", "Seed", "key_values", "say", "schema_lines", "sizes"]
+__all__ = [
+    *("COMPILE", "AsJson", "Data", "Device", "OutFile", "RunFolder", "Seed"),
+    *("key_values", "say", "schema_lines", "show", "sizes"),
+]
 
 COMPILE: dict[str, Any] = {"on": True, "off": False, "graphs": "graphs", "auto": "auto"}
 
@@ -29,12 +35,34 @@ OutFile = Annotated[
     typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv; .parquet too for tables of mixed types."),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto for an accelerator if there is one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON, and nothing else.")]
 Seed = Annotated[int, typer.Option(help="The seed of everything that is drawn.")]
 
 
 def say(line: str) -> None:
     """Print a line as it is: not wrapped, and with the square brackets that a path may have."""
     typer.echo(line)
+
+
+def show(table: Any, value: Any, *, as_json: bool) -> None:
+    """Print a table of rich or a text, or what it shows as JSON: plain values, null for what is not finite."""
+    if as_json:
+        typer.echo(json.dumps(_finite(value), indent=2))
+    elif isinstance(table, str):
+        say(table)
+    else:
+        Console().print(table)
+
+
+def _finite(value: Any) -> Any:
+    """Return a tree of plain values with None in place of each number that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
 
 
 def schema_lines(columns: Sequence[Column]) -> list[str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import torch
 import typer
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from lowerbound import recipes as library
-from lowerbound.cli.options import COMPILE, Device, say, sizes
+from lowerbound.cli.options import COMPILE, AsJson, Device, say, show, sizes
 from lowerbound.core.checks import choice, positive_int
 from lowerbound.training.profile import PARTS, profile_steps
 
@@ -30,6 +30,7 @@ def profile(
     steps: Annotated[int, typer.Option(help="Steps that are timed.")] = 50,
     threads: Annotated[int | None, typer.Option(help="Threads of torch; all cores by default.")] = None,
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Show where the time of a training step goes, beside the least that its matrix products take.
 
@@ -57,6 +58,7 @@ def profile(
     table.add_row("a step", f"{found.step:.2f}", "")
     floor = f"floor: its {found.products} products alone"
     table.add_row(floor, f"{found.floor:.2f}", f"{found.floor / found.step:.0%}")
-    Console().print(table)
+    show(table, {**asdict(found), "threads": torch.get_num_threads(), "unit": "milliseconds"}, as_json=as_json)
     how = f"{found.mode}, threads: {torch.get_num_threads()}"
-    say(f"{how}; a step takes {found.step / found.floor:.2f} times its floor")
+    if not as_json:
+        say(f"{how}; a step takes {found.step / found.floor:.2f} times its floor")

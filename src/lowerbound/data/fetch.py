@@ -15,7 +15,7 @@ from pathlib import Path
 from lowerbound.core.errors import DataError, explain
 from lowerbound.core.files import write_bytes
 
-__all__ = ["CHECKSUMS", "MIRRORS", "mnist_file"]
+__all__ = ["CHECKSUMS", "MIRRORS", "cache_folder", "mnist_file", "mnist_folder"]
 
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/")
 
@@ -43,10 +43,19 @@ def mnist_file(name: str) -> Path:
         for path in (folder / name, folder / f"{name}.gz"):
             if path.is_file():
                 return path
-    return _download(name, _cache())
+    return _download(name, cache_folder())
 
 
-def _cache() -> Path:
+def mnist_folder() -> Path | None:
+    """Return the folder in which all four files are found, or None; nothing is downloaded."""
+    for folder in _folders():
+        if all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in CHECKSUMS):
+            return folder
+    return None
+
+
+def cache_folder() -> Path:
+    """Return the folder of the user's into which downloads of MNIST go; it need not exist."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "lowerbound" / "mnist"
 
@@ -54,7 +63,7 @@ def _cache() -> Path:
 def _folders() -> Iterator[Path]:
     if data := os.environ.get("LOWERBOUND_DATA"):
         yield Path(data) / "mnist"
-    yield _cache()
+    yield cache_folder()
 
 
 def _download(name: str, folder: Path) -> Path:

@@ -39,10 +39,13 @@ class Scores:
     rows: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
     gallery: Gallery | None = field(default=None, repr=False)
 
+    def describe(self) -> dict[str, Any]:
+        """Return what ``scores.json`` holds: measures, data and latents, as plain values."""
+        return {"measures": self.measures, "data": self.data, "latents": self.latents}
+
     def write(self, run: str | os.PathLike[str]) -> None:
         """Write ``scores.json``, ``rows.npz`` and ``gallery.npz`` into a run folder."""
-        document = {"measures": self.measures, "data": self.data, "latents": self.latents}
-        write_json(Path(run) / "scores.json", document)
+        write_json(Path(run) / "scores.json", self.describe())
         if self.rows:
             buffer = io.BytesIO()
             arrays: dict[str, Any] = {name: np.asarray(row, dtype=np.float64) for name, row in self.rows.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from lowerbound.report import comparison_page as pages
@@ -88,6 +88,10 @@ class Comparison:
     data: dict[str, Any]
     settings: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the comparison and its verdict as plain values."""
+        return {**asdict(self), "verdict": self.verdict}
 
     def table(self) -> Table:
         """Return the comparison as a `rich.table.Table`, to be printed by a `rich.console.Console`."""
