@@ -31,8 +31,9 @@ ALLOWED = {
     },
     "runs": {"core", "data", "nn", "models", "objectives", "training", "evaluation"},
     "scoring": {"core", "runs", "evaluation"},
+    "explorer": {"core", "data", "runs", "report"},
     "sklearn": {"core", "data", "nn", "objectives", "training", "evaluation", "recipes"},  # rows come from memory
-    "cli": {"core", "nn", "training", "recipes", "runs", "scoring", "report", "data"},
+    "cli": {"core", "nn", "training", "recipes", "runs", "scoring", "report", "data", "explorer"},
     "__main__": {"cli"},  # python -m lowerbound
 }
 

@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train",
     **dict.fromkeys(("evaluate", "report", "compare", "sample", "encode", "reconstruct", "impute", "score"), "look"),
     "profile": "profile",
+    "explore": "explore",
     **dict.fromkeys(("recipes", "data"), "look"),
     "doctor": "doctor",
 }

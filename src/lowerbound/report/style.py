@@ -28,6 +28,10 @@ _OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", 
 _TEN = (
     "#0077BB", "#E69F00", "#44AA99", "#D55E00", "#332288", "#88CCEE", "#AA3377", "#000000", "#F0E442", "#661100",
 )  # fmt: skip
+# Ten of the same kind for dark grounds, as far apart, each with a contrast of 3 and more.
+_TEN_ON_DARK = (
+    "#0077BB", "#AAAA00", "#8FD18F", "#CC3311", "#7A5CFF", "#56B4E9", "#B07AA1", "#FFFFFF", "#F0E442", "#B56A4A",
+)  # fmt: skip
 
 _SETTINGS = {
     "axes.edgecolor": INK,
@@ -106,20 +110,25 @@ def png(figure: Figure) -> bytes:
         return stream.getvalue()
 
 
-def palette(n: int) -> list[str]:
+def palette(n: int, *, dark: bool = False) -> list[str]:
     """Return `n` colours that stay apart for colour-blind readers as far as `n` allows.
 
     Up to 8 are Okabe and Ito's; more than 10 are steps of viridis, which keep no more than their order visible.
+
+    Args:
+        n: How many.
+        dark: Whether they stand on a dark ground, and have to be lighter than it.
 
     Example:
         >>> palette(2)
         ['#0072B2', '#E69F00']
     """
     if n <= len(_OKABE_ITO):
-        return list(_OKABE_ITO[:n])
+        return ["#FFFFFF" if dark and colour == "#000000" else colour for colour in _OKABE_ITO[:n]]
     if n <= len(_TEN):
-        return list(_TEN[:n])
+        return list((_TEN_ON_DARK if dark else _TEN)[:n])
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return [to_hex(colormaps["viridis"](i / (n - 1))) for i in range(n)]
+    darkest = 0.3 if dark else 0.0
+    return [to_hex(colormaps["viridis"](darkest + (1 - darkest) * i / (n - 1))) for i in range(n)]

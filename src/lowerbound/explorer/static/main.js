@@ -1,0 +1,302 @@
+// The page: what the point is, and everything that follows when it moves.
+
+import * as api from "./api.js";
+import { LatentMap } from "./map.js";
+import { Sliders } from "./sliders.js";
+import { element, fill, large, number } from "./tiles.js";
+import * as views from "./view.js";
+
+const STEPS = 11;
+const NEIGHBOURS = 11;
+const SAMPLES = 22;
+
+const $ = (id) => document.getElementById(id);
+
+const trouble = (error) => {
+  $("trouble").textContent = error instanceof api.Trouble ? error.message : `Something went wrong: ${error}`;
+  $("trouble").hidden = false;
+};
+const well = () => ($("trouble").hidden = true);
+
+async function start() {
+  const [space, means] = await Promise.all([api.space(), api.latents()]);
+  const page = new Page(space, means);
+  await page.begin();
+}
+
+class Page {
+  constructor(space, means) {
+    Object.assign(this, { space, means });
+    this.labels = space.labels ?? null;
+    this.queues = Object.fromEntries(["decode", "nearest", "path", "sample"].map((n) => [n, new api.Latest(trouble)]));
+    this.seed = 0;
+    this.map = new LatentMap($("map"), {
+      labels: this.labels,
+      acts: {
+        move: (place) => this.go(this.map.view.move(this.z, place)),
+        take: (row) => this.go(this.row(row ?? views.nearestIn(this.means, space.dims, this.z))),
+        start: () => this.ends(this.z, null),
+        end: () => this.ends(null, this.z),
+        centre: () => this.go(this.centre),
+      },
+    });
+    this.sliders = new Sliders($("sliders"), space, (d, value) => this.go(this.z.map((old, k) => (k === d ? value : old))));
+    this.centre = space.binary ? space.spans.map(() => 0.5) : space.spans.map(() => 0);
+  }
+
+  async begin() {
+    const { space } = this;
+    $("run").textContent = space.name;
+    document.title = `${space.name}: latent explorer`;
+    const rows = `${space.n.toLocaleString("en")} rows of ${space.data}`;
+    const split = ["test", "validation", "train"].includes(space.split) ? `${space.split}, ` : "";
+    $("facts").textContent = `${space.model} · ${space.dims} latent${space.dims > 1 ? "s" : ""} · ${split}${rows}`;
+    $("latents-note").textContent = space.dims > 2 ? "most varied first" : "";
+    $("picture-card").hidden = !space.pictures;
+    this.colour();
+    this.legend();
+    this.selects();
+    this.buttons();
+    this.z = this.row(0);
+    await this.see();
+    const other = this.labels ? this.labels.codes.findIndex((code) => code !== this.labels.codes[0]) : space.n - 1;
+    this.ends(this.row(0), this.row(Math.max(other, 0)));
+    this.go(this.z);
+    this.draw();
+  }
+
+  row(index) {
+    return views.rowOf(this.means, this.space.dims, index);
+  }
+
+  label(row) {
+    return this.labels ? this.labels.names[this.labels.codes[row]] : null;
+  }
+
+  // --- The point and what follows it --------------------------------------------------------------------------------
+
+  go(z) {
+    this.z = z;
+    this.map.marks.point = z;
+    this.map.drawMarks();
+    this.sliders.show(z);
+    this.queues.decode.run(async () => {
+      const before = performance.now();
+      const items = await api.decode([this.z]);
+      large($("decoded"), items[0], this.space);
+      $("speed").textContent = `${(performance.now() - before).toFixed(0)} ms`;
+      $("speed").title = `of which ${items.took.toFixed(1)} ms are the model's`;
+      well();
+    });
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => this.settle(), 90);
+  }
+
+  // When the point rests: its neighbours, and what a screen reader says.
+  settle() {
+    this.queues.nearest.run(async () => {
+      const { rows, distances } = await api.nearest(this.z, NEIGHBOURS);
+      const items = await api.rows(rows);
+      this.map.marks.nearest = rows;
+      this.map.drawMarks();
+      const entries = rows.map((row, k) => ({
+        item: items[k],
+        title: this.label(row) ?? `row ${row}`,
+        mark: this.labels ? this.map.colours[this.labels.codes[row]] : null,
+        name: `Row ${row}${this.labels ? `, label ${this.label(row)}` : ""}, at distance ${number(distances[k])}`,
+        choose: () => this.go(this.row(row)),
+      }));
+      fill($("nearest"), entries, this.space);
+      const place = this.map.view.toPlane(this.z).slice(0, this.map.view.flat ? 1 : 2).map(number);
+      const near = `nearest: row ${rows[0]}${this.labels ? `, label ${this.label(rows[0])}` : ""}`;
+      $("where").textContent = `at ${place.join(", ")} · ${near}, ${number(distances[0])} away`;
+      $("live").textContent = `Point at ${place.join(", ")}; ${near}.`;
+    });
+  }
+
+  ends(start, end) {
+    this.map.marks.start = start ?? this.map.marks.start;
+    this.map.marks.end = end ?? this.map.marks.end;
+    const [a, b] = [this.map.marks.start, this.map.marks.end];
+    const between = (t) => a.map((value, d) => value + t * (b[d] - value));
+    const path = Array.from({ length: STEPS }, (_, k) => between(k / (STEPS - 1)));
+    this.map.marks.path = path;
+    this.map.drawMarks();
+    this.queues.path.run(async () => {
+      const items = await api.decode(path);
+      const entries = path.map((z, k) => ({
+        item: items[k],
+        title: k === 0 ? "A" : k === STEPS - 1 ? "B" : `${Math.round((100 * k) / (STEPS - 1))} %`,
+        name: `Step ${k + 1} of ${STEPS} from A to B`,
+        choose: () => this.go(z),
+      }));
+      fill($("path"), entries, this.space);
+    });
+  }
+
+  draw() {
+    this.queues.sample.run(async () => {
+      const n = this.space.pictures ? SAMPLES : STEPS;
+      const zs = await api.sample(n, this.seed);
+      const items = await api.decode(zs);
+      $("seed").textContent = `means of p(x | z), seed ${this.seed}`;
+      const entries = zs.map((z, k) => ({
+        item: items[k],
+        title: `${k + 1}`,
+        name: `Sample ${k + 1}`,
+        choose: () => this.go(z),
+      }));
+      fill($("samples"), entries, this.space);
+    });
+  }
+
+  // --- What can be chosen -------------------------------------------------------------------------------------------
+
+  selects() {
+    const { space } = this;
+    const options = [];
+    if (space.dims > 1) options.push(["axes", "Two latents"], ["principal", "Principal axes"]);
+    if (space.dims === 1) options.push(["line", "One latent"]);
+    if (space.map) options.push(["map", "UMAP"]);
+    $("view").replaceChildren(...options.map(([value, text]) => element("option", { value }, text)));
+    $("view").value = space.dims > 2 ? "principal" : options[0][0];
+    const order = space.spreads.map((_, d) => d).sort((a, b) => space.spreads[b] - space.spreads[a]);
+    const [first, second] = space.dims === 2 ? [0, 1] : order;
+    for (const [id, d] of [["across", first], ["up", second]]) {
+      $(id).replaceChildren(...space.spans.map((_, k) => element("option", { value: k }, `z${k + 1}`)));
+      $(id).value = d ?? 0;
+      $(id).addEventListener("change", () => this.see().catch(trouble));
+    }
+    $("view").addEventListener("change", () => this.see().catch(trouble));
+  }
+
+  async see() {
+    const { space, means } = this;
+    const kind = $("view").value;
+    for (const label of document.querySelectorAll(".axis")) label.hidden = kind !== "axes";
+    let view;
+    if (kind === "axes") view = views.axes(means, space.dims, Number($("across").value), Number($("up").value));
+    else if (kind === "principal") view = views.principal(means, space.dims, space.principal);
+    else if (kind === "line") view = views.line(means, this.labels?.codes, this.labels?.names);
+    else {
+      $("map-help").textContent = "Computing the map, which takes a while …";
+      view = views.embedded(await api.umap(), means, space.dims);
+    }
+    $("map-help").textContent = view.snaps
+      ? "This map has no way back, so the point is always a row."
+      : "Drag the point, or move it with the arrow keys. A click on a row takes its latents.";
+    this.map.marks.point = this.z;
+    this.map.show(view);
+  }
+
+  legend() {
+    if (!this.labels || this.labels.names.length > 20) return;
+    const { chosen } = this.map;
+    const chips = this.labels.names.map((name, code) => {
+      const dot = element("i", { class: "dot" });
+      const chip = element("button", { type: "button", class: "chip", "aria-pressed": "false" }, dot, name);
+      chip.addEventListener("click", () => {
+        chosen.has(code) ? chosen.delete(code) : chosen.add(code);
+        chip.setAttribute("aria-pressed", chosen.has(code));
+        this.map.draw();
+      });
+      return chip;
+    });
+    $("legend").replaceChildren(...chips);
+    this.tint();
+  }
+
+  // The colours of labels for the theme that is shown.
+  colour() {
+    this.map.colours = this.labels?.[dark() ? "dark" : "light"];
+    this.tint();
+    if (this.map.view) this.map.draw();
+  }
+
+  tint() {
+    document.querySelectorAll("#legend .dot").forEach((dot, code) => (dot.style.background = this.map.colours[code]));
+  }
+
+  buttons() {
+    const theme = () => {
+      $("theme").textContent = dark() ? "Light" : "Dark";
+      $("theme").setAttribute("aria-label", `Change to the ${dark() ? "light" : "dark"} theme`);
+      this.colour();
+      if (this.z) this.settle();
+    };
+    $("theme").addEventListener("click", () => {
+      const next = dark() ? "light" : "dark";
+      document.documentElement.dataset.theme = next;
+      try {
+        localStorage.setItem("lowerbound-theme", next);
+      } catch {
+        // it is forgotten when the page is closed
+      }
+      theme();
+    });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
+    theme();
+    $("keys").addEventListener("click", () => $("help").showModal());
+    $("set-start").addEventListener("click", () => this.ends(this.z, null));
+    $("set-end").addEventListener("click", () => this.ends(null, this.z));
+    $("swap").addEventListener("click", () => this.ends(this.map.marks.end, this.map.marks.start));
+    $("centre").addEventListener("click", () => this.go(this.centre));
+    $("zoom-in").addEventListener("click", () => this.map.zoom(0.7));
+    $("zoom-out").addEventListener("click", () => this.map.zoom(1 / 0.7));
+    $("zoom-all").addEventListener("click", () => this.map.fit());
+    $("draw").addEventListener("click", () => {
+      this.seed += 1;
+      this.draw();
+    });
+    if (this.space.pictures) this.drops();
+  }
+
+  // --- A picture of the user's --------------------------------------------------------------------------------------
+
+  drops() {
+    let depth = 0;
+    const files = (event) => event.dataTransfer?.types.includes("Files");
+    const cover = (change) => {
+      depth = Math.max(0, depth + change);
+      $("drop").hidden = depth === 0;
+    };
+    addEventListener("dragenter", (event) => files(event) && (event.preventDefault(), cover(1)));
+    addEventListener("dragleave", (event) => files(event) && cover(-1));
+    addEventListener("dragover", (event) => files(event) && event.preventDefault());
+    addEventListener("drop", (event) => {
+      if (!files(event)) return;
+      event.preventDefault();
+      cover(-depth);
+      this.take(event.dataTransfer.files[0]);
+    });
+    $("file").addEventListener("change", () => this.take($("file").files[0]));
+    $("invert").addEventListener("change", () => this.take(this.file));
+  }
+
+  async take(file) {
+    if (!file) return;
+    this.file = file;
+    try {
+      if (file.size > this.space.mostBytes) {
+        throw new api.Trouble(`${file.name} has more than ${this.space.mostBytes / 1e6} MB.`);
+      }
+      const { z, items } = await api.encode(file, $("invert").checked);
+      const titles = ["as the model sees it", "reconstruction"];
+      fill($("picture"), items.map((item, k) => ({ item, title: titles[k], name: `Your picture, ${titles[k]}` })), this.space);
+      $("picture-trouble").hidden = true;
+      this.go(z);
+      this.map.follow();
+      $("picture-card").scrollIntoView({ block: "nearest" });
+    } catch (error) {
+      $("picture-trouble").textContent = error.message;
+      $("picture-trouble").hidden = false;
+    }
+  }
+}
+
+function dark() {
+  const { theme } = document.documentElement.dataset;
+  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+start().catch(trouble);

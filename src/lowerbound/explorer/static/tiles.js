@@ -1,0 +1,138 @@
+// How rows are shown: images as tiles, the rest as tables of their columns.
+
+export const element = (name, attributes = {}, ...children) => {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (value !== undefined && value !== null) made.setAttribute(key, value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+};
+
+export function number(value) {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  const text =
+    size >= 100_000
+      ? Math.round(value).toLocaleString("en")
+      : size >= 100
+        ? value.toFixed(0)
+        : size >= 10
+          ? value.toFixed(1)
+          : value.toFixed(2);
+  return text.replace(/^-(?=0(\.0+)?$)/, "").replace("-", "−");
+}
+
+const word = (cell, column) =>
+  cell === null ? "–" : cell.level === undefined ? number(cell.value) : (column.levels[cell.level] ?? cell.level);
+
+function picture(item, label) {
+  const canvas = element("canvas", { width: item.width, height: item.height, role: "img", "aria-label": label });
+  canvas.getContext("2d").drawImage(item.bitmap, item.left, 0, item.width, item.height, 0, 0, item.width, item.height);
+  return canvas;
+}
+
+// Fill a place with items, each a button: `entries` are {item, title, name, mark, choose}.
+export function fill(place, entries, space) {
+  if (space.pictures) {
+    place.replaceChildren(
+      ...entries.map(({ item, title, name, mark, choose }) => {
+        const caption = element("span", { class: "caption" }, mark ? element("i", { class: "dot" }) : null, title);
+        if (mark) caption.firstChild.style.background = mark;
+        const content = [picture(item, name), caption];
+        return choose
+          ? element("button", { type: "button", class: "tile", "aria-label": name, onclick: choose }, ...content)
+          : element("div", { class: "tile" }, ...content);
+      }),
+    );
+    return;
+  }
+  const head = entries.map(({ title, name, mark, choose }) => {
+    const dot = mark ? element("i", { class: "dot" }) : null;
+    if (dot) dot.style.background = mark;
+    const button = element("button", { type: "button", class: "plain", "aria-label": name, onclick: choose }, dot, title);
+    return element("th", { scope: "col" }, button);
+  });
+  const lines = space.columns.map((column, i) =>
+    element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, column.name),
+      ...entries.map(({ item }) => element("td", {}, word(item[i], column))),
+    ),
+  );
+  const table = element(
+    "table",
+    {},
+    element("thead", {}, element("tr", {}, element("td"), ...head)),
+    element("tbody", {}, ...lines),
+  );
+  place.replaceChildren(element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" }, table));
+}
+
+// Show what the point decodes to, large.
+export function large(place, item, space) {
+  if (space.pictures) {
+    let canvas = place.querySelector("canvas");
+    if (!canvas) {
+      canvas = element("canvas", { width: item.width, height: item.height, role: "img", "aria-label": "The decoded mean" });
+      place.replaceChildren(canvas);
+    }
+    canvas.getContext("2d").drawImage(item.bitmap, item.left, 0, item.width, item.height, 0, 0, item.width, item.height);
+    return;
+  }
+  const lines = space.columns.map((column, i) => {
+    const cell = item[i];
+    return element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, column.name),
+      element("td", { class: "value" }, word(cell, column), spread(cell)),
+      element("td", { class: "chart" }, cell?.shares ? shares(cell, column) : range(cell, column)),
+    );
+  });
+  const more = space.hidden ? element("p", { class: "soft" }, `and ${space.hidden} more columns`) : null;
+  const table = element("table", { class: "decoded" }, element("tbody", {}, ...lines));
+  const top = place.querySelector(".scroll")?.scrollTop ?? 0;
+  const scroll = place.querySelector(".scroll") ?? element("div", { class: "scroll", tabindex: "0", role: "region" });
+  scroll.setAttribute("aria-label", "The decoded columns");
+  scroll.replaceChildren(table);
+  if (!scroll.parentNode) place.replaceChildren(scroll, ...(more ? [more] : []));
+  scroll.scrollTop = top;
+}
+
+const spread = (cell) =>
+  cell?.spread ? element("span", { class: "soft" }, ` ± ${number(cell.spread)}`) : null;
+
+// Where a number lies within the range of the data.
+function range(cell, column) {
+  const bar = element("div", { class: "range", "aria-hidden": "true" });
+  if (!cell || column.low === null || !(column.high > column.low)) return bar;
+  const at = (value) => 100 * Math.min(1, Math.max(0, (value - column.low) / (column.high - column.low)));
+  if (cell.spread) {
+    const band = element("i", { class: "band" });
+    const [from, to] = [at(cell.value - cell.spread), at(cell.value + cell.spread)];
+    band.style.left = `${from}%`;
+    band.style.width = `${to - from}%`;
+    bar.append(band);
+  }
+  const mark = element("i", { class: "mark" });
+  mark.style.left = `${at(cell.value)}%`;
+  bar.append(mark);
+  return bar;
+}
+
+// The probability of each level.
+function shares(cell, column) {
+  return element(
+    "div",
+    { class: "shares" },
+    ...cell.shares.map((share, k) => {
+      const bar = element("i", { "aria-hidden": "true" });
+      bar.style.width = `${100 * share}%`;
+      const text = `${column.levels[k]} ${Math.round(100 * share)} %`;
+      return element("span", { title: text, class: k === cell.level ? "likely" : "" }, bar, element("b", {}, text));
+    }),
+  );
+}
