@@ -12,7 +12,7 @@ import pytest
 
 import lowerbound
 
-LATE = {"PIL", "matplotlib", "pandas", "pyarrow", "sklearn", "tensorboard", "typer"}
+LATE = {"PIL", "matplotlib", "pandas", "pyarrow", "sklearn", "starlette", "tensorboard", "typer", "uvicorn"}
 
 
 def loaded_by(statement: str) -> set[str]:

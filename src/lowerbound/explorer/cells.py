@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -68,10 +69,8 @@ def decoded(p: Distribution, columns: Sequence[Column] | None) -> list[list[Cell
     mean = p.mean.flatten(1)[:, :MOST_COLUMNS].float().cpu()
     spread = torch.full_like(mean, math.nan)
     if not isinstance(base, Bernoulli):
-        try:
+        with contextlib.suppress(AttributeError, NotImplementedError):  # a distribution that does not know it
             spread = p.variance.flatten(1)[:, :MOST_COLUMNS].float().sqrt().cpu()
-        except (AttributeError, NotImplementedError):  # a distribution that does not know it
-            pass
     return [
         [{"value": _number(m), "spread": _number(s)} for m, s in zip(means, spreads, strict=True)]
         for means, spreads in zip(mean.tolist(), spread.tolist(), strict=True)

@@ -81,7 +81,7 @@ def read_picture(
     small = ImageOps.fit(
         opaque.convert("RGB" if shape[0] == 3 and len(shape) == 3 else "L"),
         (width, height),
-        method=Image.Resampling.LANCZOS,
+        method=Image.Resampling.BOX,
     )
     values = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)
     values = values.movedim(-1, 0) if values.dim() == 3 else values

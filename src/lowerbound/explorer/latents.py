@@ -6,6 +6,7 @@ import importlib.util
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ class Latents:
             got = type(model).__name__
             raise RunError(explain(str(run), expected="a model that encodes and decodes", got=got, cure=cure))
         model.to(find_device(device))
-        name = os.path.basename(os.path.abspath(run))
+        name = Path(run).resolve().name
         return cls(model, load_data(loaded, source=source), name=name, columns=schema(loaded), limit=limit)
 
     def __len__(self) -> int:

@@ -59,10 +59,29 @@ class Page {
     this.buttons();
     this.z = this.row(0);
     await this.see();
-    const other = this.labels ? this.labels.codes.findIndex((code) => code !== this.labels.codes[0]) : space.n - 1;
-    this.ends(this.row(0), this.row(Math.max(other, 0)));
+    this.ends(...this.farApart());
     this.go(this.z);
     this.draw();
+  }
+
+  // Rows to begin a path with: those nearest to the means of the two labels that lie farthest apart.
+  farApart() {
+    if (!this.labels || this.labels.names.length < 2) return [this.row(0), this.row(this.space.n - 1)];
+    const { codes, names } = this.labels;
+    const sums = names.map(() => ({ n: 0, z: this.centre.map(() => 0) }));
+    codes.forEach((code, row) => {
+      sums[code].n += 1;
+      this.row(row).forEach((value, d) => (sums[code].z[d] += value));
+    });
+    const means = sums.map(({ n, z }) => z.map((value) => value / n));
+    let [most, pair] = [-1, [0, 1]];
+    means.forEach((a, i) =>
+      means.slice(0, i).forEach((b, j) => {
+        const distance = Math.hypot(...a.map((value, d) => value - b[d]));
+        if (distance > most) [most, pair] = [distance, [j, i]];
+      }),
+    );
+    return pair.map((code) => this.row(views.nearestIn(this.means, this.space.dims, means[code])));
   }
 
   row(index) {
@@ -165,7 +184,12 @@ class Page {
     for (const [id, d] of [["across", first], ["up", second]]) {
       $(id).replaceChildren(...space.spans.map((_, k) => element("option", { value: k }, `z${k + 1}`)));
       $(id).value = d ?? 0;
-      $(id).addEventListener("change", () => this.see().catch(trouble));
+    }
+    for (const [id, other] of [["across", "up"], ["up", "across"]]) {
+      $(id).addEventListener("change", () => {
+        if ($(id).value === $(other).value) $(other).value = this.shown[id]; // the two change places
+        this.see().catch(trouble);
+      });
     }
     $("view").addEventListener("change", () => this.see().catch(trouble));
   }
@@ -173,6 +197,7 @@ class Page {
   async see() {
     const { space, means } = this;
     const kind = $("view").value;
+    this.shown = { across: $("across").value, up: $("up").value };
     for (const label of document.querySelectorAll(".axis")) label.hidden = kind !== "axes";
     let view;
     if (kind === "axes") view = views.axes(means, space.dims, Number($("across").value), Number($("up").value));

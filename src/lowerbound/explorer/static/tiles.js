@@ -1,5 +1,7 @@
 // How rows are shown: images as tiles, the rest as tables of their columns.
 
+const MOST_LEVELS = 6;
+
 export const element = (name, attributes = {}, ...children) => {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
@@ -14,7 +16,7 @@ export function number(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
   const text =
-    size >= 100_000
+    size >= 10_000
       ? Math.round(value).toLocaleString("en")
       : size >= 100
         ? value.toFixed(0)
@@ -24,8 +26,12 @@ export function number(value) {
   return text.replace(/^-(?=0(\.0+)?$)/, "").replace("-", "−");
 }
 
-const word = (cell, column) =>
-  cell === null ? "–" : cell.level === undefined ? number(cell.value) : (column.levels[cell.level] ?? cell.level);
+function word(cell, column) {
+  if (cell === null) return "–";
+  if (cell.level !== undefined) return column.levels[cell.level] ?? cell.level;
+  const whole = Number.isInteger(cell.value) && cell.spread === null && Math.abs(cell.value) < 10_000;
+  return whole ? String(cell.value).replace("-", "−") : number(cell.value);
+}
 
 function picture(item, label) {
   const canvas = element("canvas", { width: item.width, height: item.height, role: "img", "aria-label": label });
@@ -123,16 +129,19 @@ function range(cell, column) {
   return bar;
 }
 
-// The probability of each level.
+// The probability of each level; of many levels, that of the likeliest.
 function shares(cell, column) {
-  return element(
-    "div",
-    { class: "shares" },
-    ...cell.shares.map((share, k) => {
-      const bar = element("i", { "aria-hidden": "true" });
-      bar.style.width = `${100 * share}%`;
-      const text = `${column.levels[k]} ${Math.round(100 * share)} %`;
-      return element("span", { title: text, class: k === cell.level ? "likely" : "" }, bar, element("b", {}, text));
-    }),
-  );
+  let shown = cell.shares.map((share, k) => ({ share, name: column.levels[k], likely: k === cell.level }));
+  if (shown.length > MOST_LEVELS) {
+    shown = shown.sort((a, b) => b.share - a.share).slice(0, MOST_LEVELS - 1);
+    const rest = 1 - shown.reduce((sum, { share }) => sum + share, 0);
+    shown.push({ share: Math.max(rest, 0), name: `${cell.shares.length - shown.length} others` });
+  }
+  const lines = shown.map(({ share, name, likely }) => {
+    const bar = element("i", { "aria-hidden": "true" });
+    bar.style.width = `${100 * share}%`;
+    const text = `${name} ${Math.round(100 * share)} %`;
+    return element("span", { title: text, class: likely ? "likely" : "" }, bar, element("b", {}, text));
+  });
+  return element("div", { class: "shares" }, ...lines);
 }
