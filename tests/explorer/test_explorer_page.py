@@ -257,6 +257,41 @@ def test_a_click_on_a_row_or_a_tile_takes_its_latents(page, digits):
     page.select_option("#view", "principal")
 
 
+def test_the_plane_is_decoded_at_places_all_over_it(page, digits):
+    sent: list[list[float]] = []
+
+    def note(request: playwright.Request) -> None:
+        if request.url.endswith("/api/decode"):
+            sent.extend(request.post_data_json["z"])
+
+    page.wait_for_timeout(200)
+    before = page.evaluate(DRAWN, "#points")
+    page.on("request", note)
+    page.check("#plane")
+    for _ in range(40):
+        if len(sent) > 100:
+            break
+        page.wait_for_timeout(50)
+    center, axes, _ = principal_axes(digits.means)
+    places = (np.array(sent) - center.numpy()) @ axes.numpy().T
+    columns = len(np.unique(places[:, 0].round(3)))
+    rows = len(np.unique(places[:, 1].round(3)))
+    assert columns * rows == len(sent) > 100
+    page.wait_for_timeout(200)
+    assert page.evaluate(DRAWN, "#points") != before
+    page.uncheck("#plane")
+    assert page.evaluate(DRAWN, "#points") == before
+    page.remove_listener("request", note)
+
+
+def test_the_keys_are_told(page):
+    page.click("#keys")
+    playwright.expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#help")).to_be_hidden()
+    assert page.evaluate("document.activeElement.id") == "keys"
+
+
 def test_a_dropped_picture_is_encoded(page, digits, tmp_path):
     row = digits.rows.rows([5])[0]
     stream = io.BytesIO()

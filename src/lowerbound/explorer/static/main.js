@@ -9,6 +9,8 @@ import * as views from "./view.js";
 const STEPS = 11;
 const NEIGHBOURS = 11;
 const SAMPLES = 22;
+const MOST = 64; // vectors in one question
+const REST = 90; // milliseconds after which the point is taken to rest
 
 const $ = (id) => document.getElementById(id);
 
@@ -28,7 +30,7 @@ class Page {
   constructor(space, means) {
     Object.assign(this, { space, means });
     this.labels = space.labels ?? null;
-    this.queues = Object.fromEntries(["decode", "nearest", "path", "sample"].map((n) => [n, new api.Latest(trouble)]));
+    this.queues = Object.fromEntries(["decode", "nearest", "path", "sample", "plane"].map((n) => [n, new api.Latest(trouble)]));
     this.seed = 0;
     this.map = new LatentMap($("map"), {
       labels: this.labels,
@@ -38,6 +40,7 @@ class Page {
         start: () => this.ends(this.z, null),
         end: () => this.ends(null, this.z),
         centre: () => this.go(this.centre),
+        seen: () => this.decodePlane(),
       },
     });
     this.sliders = new Sliders($("sliders"), space, (d, value) => this.go(this.z.map((old, k) => (k === d ? value : old))));
@@ -108,7 +111,8 @@ class Page {
       well();
     });
     clearTimeout(this.rest);
-    this.rest = setTimeout(() => this.settle(), 90);
+    this.rest = setTimeout(() => this.settle(), REST);
+    if (this.space.dims > 2) this.decodePlane(); // another plane, if the point has left this one
   }
 
   // When the point rests: its neighbours, and what a screen reader says.
@@ -169,6 +173,29 @@ class Page {
     });
   }
 
+  // Decode places all over the plane that is shown, once it rests.
+  decodePlane() {
+    clearTimeout(this.restOfPlane);
+    if ($("plane-label").hidden || !$("plane").checked) {
+      if (this.map.plane) {
+        this.map.plane = null;
+        this.map.draw();
+      }
+      return;
+    }
+    const ask = async () => {
+      const { view } = this.map;
+      const { found, ...plane } = this.map.places(this.space.shape);
+      const zs = found.map((place) => view.move(this.z, place));
+      const parts = [];
+      for (let k = 0; k < zs.length; k += MOST) parts.push(await api.decode(zs.slice(k, k + MOST)));
+      if (view !== this.map.view || !$("plane").checked) return;
+      this.map.plane = { ...plane, items: parts.flat() };
+      this.map.draw();
+    };
+    this.restOfPlane = setTimeout(() => this.queues.plane.run(ask), REST);
+  }
+
   // --- What can be chosen -------------------------------------------------------------------------------------------
 
   selects() {
@@ -198,7 +225,7 @@ class Page {
     const { space, means } = this;
     const kind = $("view").value;
     this.shown = { across: $("across").value, up: $("up").value };
-    for (const label of document.querySelectorAll(".axis")) label.hidden = kind !== "axes";
+    for (const label of document.querySelectorAll(".axis")) label.hidden = kind !== "axes" || space.dims === 2;
     let view;
     if (kind === "axes") view = views.axes(means, space.dims, Number($("across").value), Number($("up").value));
     else if (kind === "principal") view = views.principal(means, space.dims, space.principal);
@@ -210,6 +237,8 @@ class Page {
     $("map-help").textContent = view.snaps
       ? "This map has no way back, so the point is always a row."
       : "Drag the point, or move it with the arrow keys. A click on a row takes its latents.";
+    $("plane-label").hidden = !space.pictures || Boolean(view.flat || view.snaps);
+    this.map.plane = null;
     this.map.marks.point = this.z;
     this.map.show(view);
   }
@@ -266,6 +295,7 @@ class Page {
     $("set-end").addEventListener("click", () => this.ends(null, this.z));
     $("swap").addEventListener("click", () => this.ends(this.map.marks.end, this.map.marks.start));
     $("centre").addEventListener("click", () => this.go(this.centre));
+    $("plane").addEventListener("change", () => this.decodePlane());
     $("zoom-in").addEventListener("click", () => this.map.zoom(0.7));
     $("zoom-out").addEventListener("click", () => this.map.zoom(1 / 0.7));
     $("zoom-all").addEventListener("click", () => this.map.fit());

@@ -4,6 +4,8 @@ import { nearestIn } from "./view.js";
 
 const MARGIN = { left: 52, right: 14, top: 12, bottom: 40 };
 const NEAR = 9; // pixels within which a click means a row
+const TILE = 44; // pixels of an image of the plane
+const MOST_COLUMNS = 20;
 const STEP = 1 / 40; // of what is visible, for a key
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -18,7 +20,8 @@ export function ticks(low, high, wanted) {
 }
 
 export class LatentMap {
-  // `labels` are {codes, names} or null; `acts` are the functions move, take, start, end, centre.
+  // `labels` are {codes, names} or null; `acts` are the functions move, take, start, end, centre, and seen, which is
+  // called when another part of the plane is shown.
   constructor(root, { labels, acts }) {
     this.root = root;
     this.labels = labels;
@@ -26,6 +29,7 @@ export class LatentMap {
     this.tip = root.querySelector("#tip");
     [this.base, this.over] = ["#points", "#overlay"].map((id) => root.querySelector(id));
     this.chosen = new Set();
+    this.plane = null; // what the plane decodes to: {items, columns, rows, box}
     this.marks = { point: null, start: null, end: null, path: [], nearest: [] };
     new ResizeObserver(() => this.resize()).observe(root);
     this.listen();
@@ -51,7 +55,7 @@ export class LatentMap {
     const [px, py] = [pad(bounds[0], bounds[1]), pad(bounds[2], bounds[3])];
     this.box = [bounds[0] - px, bounds[1] + px, bounds[2] - py, bounds[3] + py];
     if (this.view.flat) this.box.splice(2, 2, -0.6, this.view.names.length - 0.4);
-    this.draw();
+    this.changed();
   }
 
   resize() {
@@ -63,7 +67,12 @@ export class LatentMap {
       canvas.getContext("2d").setTransform(ratio, 0, 0, ratio, 0, 0);
     }
     [this.width, this.height] = [width, height];
-    if (this.view) this.draw();
+    if (this.view) this.changed();
+  }
+
+  changed() {
+    this.draw();
+    this.acts.seen();
   }
 
   toScreen([x, y]) {
@@ -86,12 +95,12 @@ export class LatentMap {
     const [left, right, bottom, top] = this.box;
     this.box = [x + (left - x) * factor, x + (right - x) * factor, bottom, top];
     if (!this.view.flat) this.box.splice(2, 2, y + (bottom - y) * factor, y + (top - y) * factor);
-    this.draw();
+    this.changed();
   }
 
   pan(dx, dy) {
     this.box = [this.box[0] + dx, this.box[1] + dx, this.box[2] + dy, this.box[3] + dy];
-    this.draw();
+    this.changed();
   }
 
   // Keep the point in sight when keys or sliders move it.
@@ -112,6 +121,7 @@ export class LatentMap {
     pen.clearRect(0, 0, this.width, this.height);
     pen.font = `12px ${css("--sans")}`;
     this.drawAxes(pen, ink, line);
+    if (this.plane) this.clip(pen, () => this.drawPlane(pen));
     this.drawPoints(pen);
     this.drawMarks();
   }
@@ -146,6 +156,38 @@ export class LatentMap {
     pen.restore();
   }
 
+  drawPlane(pen) {
+    const { items, columns, rows, box } = this.plane;
+    const corner = (i, j) =>
+      this.toScreen([
+        box[0] + (i / columns) * (box[1] - box[0]),
+        box[3] - (j / rows) * (box[3] - box[2]),
+      ]).map(Math.round);
+    pen.imageSmoothingEnabled = false;
+    items.forEach(({ bitmap, left: from, width: w, height: h }, k) => {
+      const [i, j] = [k % columns, Math.floor(k / columns)];
+      const [[left, top], [right, bottom]] = [corner(i, j), corner(i + 1, j + 1)];
+      pen.drawImage(bitmap, from, 0, w, h, left, top, right - left, bottom - top);
+    });
+    pen.imageSmoothingEnabled = true;
+  }
+
+  // Places for images of a shape, as many as fit, row by row from the top.
+  places(shape) {
+    const [left, right, bottom, top] = this.box;
+    const [width, height] = [this.width - MARGIN.left - MARGIN.right, this.height - MARGIN.top - MARGIN.bottom];
+    const ratio = shape.at(-1) / shape.at(-2);
+    const columns = Math.max(1, Math.min(MOST_COLUMNS, Math.round(width / Math.max(TILE, TILE * ratio))));
+    const rows = Math.max(1, Math.round((height / width) * columns * ratio));
+    const found = [];
+    for (let j = 0; j < rows; j++) {
+      for (let i = 0; i < columns; i++) {
+        found.push([left + ((i + 0.5) / columns) * (right - left), top - ((j + 0.5) / rows) * (top - bottom)]);
+      }
+    }
+    return { found, columns, rows, box: [...this.box] };
+  }
+
   drawPoints(pen) {
     const { points } = this.view;
     const n = points.length / 2;
@@ -155,7 +197,7 @@ export class LatentMap {
     this.clip(pen, () => {
       const passes = this.chosen.size ? [false, true] : [true]; // what was chosen lies above the rest
       for (const pass of passes) {
-        pen.globalAlpha = pass ? (n > 4000 ? 0.75 : 0.9) : 0.12;
+        pen.globalAlpha = pass ? (this.plane ? 0.45 : n > 4000 ? 0.75 : 0.9) : 0.12;
         for (let row = 0; row < n; row++) {
           const code = this.labels ? this.labels.codes[row] : 0;
           if (this.chosen.size && this.chosen.has(code) !== pass) continue;
