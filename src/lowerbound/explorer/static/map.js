@@ -272,12 +272,14 @@ export class LatentMap {
 
   drawPath(pen, places) {
     if (!places.length) return;
-    pen.setLineDash([5, 4]);
-    pen.strokeStyle = css("--accent");
-    pen.lineWidth = 2;
-    pen.beginPath();
-    places.forEach(([x, y], i) => (i ? pen.lineTo(x, y) : pen.moveTo(x, y)));
-    pen.stroke();
+    for (const [colour, width, dash] of [[css("--card"), 5, []], [css("--accent"), 2.5, [6, 4]]]) {
+      pen.setLineDash(dash);
+      pen.strokeStyle = colour;
+      pen.lineWidth = width;
+      pen.beginPath();
+      places.forEach(([x, y], i) => (i ? pen.lineTo(x, y) : pen.moveTo(x, y)));
+      pen.stroke();
+    }
     pen.setLineDash([]);
   }
 
