@@ -33,6 +33,7 @@ SLIDERS = (
     "() => [...document.querySelectorAll('#sliders input')].sort((a, b) => a.id < b.id ? -1 : 1).map(i => +i.value)"
 )
 AUDIT = (Path(__file__).parent / "accessible.js").read_text()
+PICTURE = "document.querySelector('#points').toDataURL()"
 GROUND = "getComputedStyle(document.body).backgroundColor"
 
 
@@ -235,7 +236,8 @@ def test_sliders_move_one_latent_and_the_point(page, digits):
 
 def test_a_click_on_a_row_or_a_tile_takes_its_latents(page, digits):
     tile = page.locator("#samples button").nth(2)
-    tile.click()
+    tile.focus()
+    page.keyboard.press("Enter")
     np.testing.assert_allclose(latent(page), digits.sample(22, seed=0)[2].clamp(-3, 3), atol=0.02)
     wait_for(page, digits)
     page.select_option("#view", "axes")
@@ -265,11 +267,11 @@ def test_the_plane_is_decoded_at_places_all_over_it(page, digits):
             sent.extend(request.post_data_json["z"])
 
     page.wait_for_timeout(200)
-    before = page.evaluate(DRAWN, "#points")
+    before = page.evaluate(PICTURE)
     page.on("request", note)
     page.check("#plane")
     for _ in range(40):
-        if len(sent) > 100:
+        if page.evaluate(PICTURE) != before:
             break
         page.wait_for_timeout(50)
     center, axes, _ = principal_axes(digits.means)
@@ -277,11 +279,42 @@ def test_the_plane_is_decoded_at_places_all_over_it(page, digits):
     columns = len(np.unique(places[:, 0].round(3)))
     rows = len(np.unique(places[:, 1].round(3)))
     assert columns * rows == len(sent) > 100
-    page.wait_for_timeout(200)
-    assert page.evaluate(DRAWN, "#points") != before
+    assert page.evaluate(PICTURE) != before
     page.uncheck("#plane")
-    assert page.evaluate(DRAWN, "#points") == before
+    assert page.evaluate(PICTURE) == before
     page.remove_listener("request", note)
+
+
+def test_the_focus_stays_on_a_tile_that_is_replaced(page, digits):
+    tile = page.locator("#nearest button").nth(3)
+    tile.focus()
+    row = int(tile.get_attribute("aria-label").split()[1].rstrip(","))
+    page.keyboard.press("Enter")
+    playwright.expect(page.locator("#nearest button").first).to_have_attribute(
+        "aria-label", re.compile(rf"^Row {row},")
+    )
+    assert page.evaluate("[...document.querySelectorAll('#nearest button')].indexOf(document.activeElement)") == 3
+
+
+def test_in_a_map_without_a_way_back_the_point_is_a_row(page, digits):
+    space = page.request.get(page.url + "api/space").json()
+    places = np.random.default_rng(0).normal(size=(60, 2)).astype("<f4")
+    page.route("**/api/space", lambda route: route.fulfill(json={**space, "map": True}))
+    page.route("**/api/map", lambda route: route.fulfill(body=places.tobytes()))
+    page.reload()
+    loaded(page)
+    page.select_option("#view", "map")
+    playwright.expect(page.locator("#map-help")).to_contain_text("the point is always a row")
+    x, y = middle(page)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 60, y + 40)
+    page.mouse.up()
+    assert np.abs(digits.means.numpy() - latent(page)).max(1).min() < 0.02
+    wait_for(page, digits)
+    page.unroute("**/api/space")
+    page.unroute("**/api/map")
+    page.select_option("#view", "principal")
 
 
 def test_the_keys_are_told(page):

@@ -1,7 +1,9 @@
 // The page: what the point is, and everything that follows when it moves.
 
 import * as api from "./api.js";
+import { dark, legend, themes, tint } from "./choices.js";
 import { LatentMap } from "./map.js";
+import { Picture } from "./picture.js";
 import { Sliders } from "./sliders.js";
 import { element, fill, large, number } from "./tiles.js";
 import * as views from "./view.js";
@@ -56,10 +58,15 @@ class Page {
     $("facts").textContent = `${space.model} · ${space.dims} latent${space.dims > 1 ? "s" : ""} · ${split}${rows}`;
     $("latents-note").textContent = space.dims > 2 ? "most varied first" : "";
     $("picture-card").hidden = !space.pictures;
-    this.colour();
-    this.legend();
+    legend(this.labels, this.map.chosen, () => this.map.draw());
     this.selects();
     this.buttons();
+    if (space.pictures) {
+      new Picture(space, (z) => {
+        this.go(z);
+        this.map.follow();
+      });
+    }
     this.z = this.row(0);
     await this.see();
     this.ends(...this.farApart());
@@ -233,6 +240,7 @@ class Page {
     else {
       $("map-help").textContent = "Computing the map, which takes a while …";
       view = views.embedded(await api.umap(), means, space.dims);
+      if ($("view").value !== kind) return; // another was chosen meanwhile
     }
     $("map-help").textContent = view.snaps
       ? "This map has no way back, so the point is always a row."
@@ -243,115 +251,34 @@ class Page {
     this.map.show(view);
   }
 
-  legend() {
-    if (!this.labels || this.labels.names.length > 20) return;
-    const { chosen } = this.map;
-    const chips = this.labels.names.map((name, code) => {
-      const dot = element("i", { class: "dot" });
-      const chip = element("button", { type: "button", class: "chip", "aria-pressed": "false" }, dot, name);
-      chip.addEventListener("click", () => {
-        chosen.has(code) ? chosen.delete(code) : chosen.add(code);
-        chip.setAttribute("aria-pressed", chosen.has(code));
-        this.map.draw();
-      });
-      return chip;
-    });
-    $("legend").replaceChildren(...chips);
-    this.tint();
-  }
-
-  // The colours of labels for the theme that is shown.
+  // Colours of labels depend on the theme.
   colour() {
     this.map.colours = this.labels?.[dark() ? "dark" : "light"];
-    this.tint();
-    if (this.map.view) this.map.draw();
-  }
-
-  tint() {
-    document.querySelectorAll("#legend .dot").forEach((dot, code) => (dot.style.background = this.map.colours[code]));
+    tint(this.map.colours);
+    if (!this.map.view) return;
+    this.map.draw();
+    this.settle();
   }
 
   buttons() {
-    const theme = () => {
-      $("theme").textContent = dark() ? "Light" : "Dark";
-      $("theme").setAttribute("aria-label", `Change to the ${dark() ? "light" : "dark"} theme`);
-      this.colour();
-      if (this.z) this.settle();
+    themes(() => this.colour());
+    const acts = {
+      keys: () => $("help").showModal(),
+      "set-start": () => this.ends(this.z, null),
+      "set-end": () => this.ends(null, this.z),
+      swap: () => this.ends(this.map.marks.end, this.map.marks.start),
+      centre: () => this.go(this.centre),
+      "zoom-in": () => this.map.zoom(0.7),
+      "zoom-out": () => this.map.zoom(1 / 0.7),
+      "zoom-all": () => this.map.fit(),
+      draw: () => {
+        this.seed += 1;
+        this.draw();
+      },
     };
-    $("theme").addEventListener("click", () => {
-      const next = dark() ? "light" : "dark";
-      document.documentElement.dataset.theme = next;
-      try {
-        localStorage.setItem("lowerbound-theme", next);
-      } catch {
-        // it is forgotten when the page is closed
-      }
-      theme();
-    });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
-    theme();
-    $("keys").addEventListener("click", () => $("help").showModal());
-    $("set-start").addEventListener("click", () => this.ends(this.z, null));
-    $("set-end").addEventListener("click", () => this.ends(null, this.z));
-    $("swap").addEventListener("click", () => this.ends(this.map.marks.end, this.map.marks.start));
-    $("centre").addEventListener("click", () => this.go(this.centre));
+    for (const [id, act] of Object.entries(acts)) $(id).addEventListener("click", act);
     $("plane").addEventListener("change", () => this.decodePlane());
-    $("zoom-in").addEventListener("click", () => this.map.zoom(0.7));
-    $("zoom-out").addEventListener("click", () => this.map.zoom(1 / 0.7));
-    $("zoom-all").addEventListener("click", () => this.map.fit());
-    $("draw").addEventListener("click", () => {
-      this.seed += 1;
-      this.draw();
-    });
-    if (this.space.pictures) this.drops();
   }
-
-  // --- A picture of the user's --------------------------------------------------------------------------------------
-
-  drops() {
-    let depth = 0;
-    const files = (event) => event.dataTransfer?.types.includes("Files");
-    const cover = (change) => {
-      depth = Math.max(0, depth + change);
-      $("drop").hidden = depth === 0;
-    };
-    addEventListener("dragenter", (event) => files(event) && (event.preventDefault(), cover(1)));
-    addEventListener("dragleave", (event) => files(event) && cover(-1));
-    addEventListener("dragover", (event) => files(event) && event.preventDefault());
-    addEventListener("drop", (event) => {
-      if (!files(event)) return;
-      event.preventDefault();
-      cover(-depth);
-      this.take(event.dataTransfer.files[0]);
-    });
-    $("file").addEventListener("change", () => this.take($("file").files[0]));
-    $("invert").addEventListener("change", () => this.take(this.file));
-  }
-
-  async take(file) {
-    if (!file) return;
-    this.file = file;
-    try {
-      if (file.size > this.space.mostBytes) {
-        throw new api.Trouble(`${file.name} has more than ${this.space.mostBytes / 1e6} MB.`);
-      }
-      const { z, items } = await api.encode(file, $("invert").checked);
-      const titles = ["as the model sees it", "reconstruction"];
-      fill($("picture"), items.map((item, k) => ({ item, title: titles[k], name: `Your picture, ${titles[k]}` })), this.space);
-      $("picture-trouble").hidden = true;
-      this.go(z);
-      this.map.follow();
-      $("picture-card").scrollIntoView({ block: "nearest" });
-    } catch (error) {
-      $("picture-trouble").textContent = error.message;
-      $("picture-trouble").hidden = false;
-    }
-  }
-}
-
-function dark() {
-  const { theme } = document.documentElement.dataset;
-  return theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
 start().catch(trouble);

@@ -39,42 +39,43 @@ function picture(item, label) {
   return canvas;
 }
 
-// Fill a place with items, each a button: `entries` are {item, title, name, mark, choose}.
+// Fill a place with items, each a button: `entries` are {item, title, name, mark, choose}. The focus stays where it was.
 export function fill(place, entries, space) {
-  if (space.pictures) {
-    place.replaceChildren(
-      ...entries.map(({ item, title, name, mark, choose }) => {
-        const caption = element("span", { class: "caption" }, mark ? element("i", { class: "dot" }) : null, title);
-        if (mark) caption.firstChild.style.background = mark;
-        const content = [picture(item, name), caption];
-        return choose
-          ? element("button", { type: "button", class: "tile", "aria-label": name, onclick: choose }, ...content)
-          : element("div", { class: "tile" }, ...content);
-      }),
-    );
-    return;
-  }
+  const focus = [...place.querySelectorAll("button")].indexOf(document.activeElement);
+  place.replaceChildren(...(space.pictures ? entries.map(tile) : [table(entries, space.columns)]));
+  if (focus >= 0) place.querySelectorAll("button")[focus]?.focus();
+}
+
+function dot(colour) {
+  if (!colour) return null;
+  const made = element("i", { class: "dot" });
+  made.style.background = colour;
+  return made;
+}
+
+function tile({ item, title, name, mark, choose }) {
+  const content = [picture(item, name), element("span", { class: "caption" }, dot(mark), title)];
+  return choose
+    ? element("button", { type: "button", class: "tile", "aria-label": name, onclick: choose }, ...content)
+    : element("div", { class: "tile" }, ...content);
+}
+
+function table(entries, columns) {
   const head = entries.map(({ title, name, mark, choose }) => {
-    const dot = mark ? element("i", { class: "dot" }) : null;
-    if (dot) dot.style.background = mark;
-    const button = element("button", { type: "button", class: "plain", "aria-label": name, onclick: choose }, dot, title);
-    return element("th", { scope: "col" }, button);
+    const button = { type: "button", class: "plain", "aria-label": name, onclick: choose };
+    return element("th", { scope: "col" }, element("button", button, dot(mark), title));
   });
-  const lines = space.columns.map((column, i) =>
-    element(
-      "tr",
-      {},
-      element("th", { scope: "row" }, column.name),
-      ...entries.map(({ item }) => element("td", {}, word(item[i], column))),
-    ),
-  );
-  const table = element(
+  const lines = columns.map((column, i) => {
+    const cells = entries.map(({ item }) => element("td", {}, word(item[i], column)));
+    return element("tr", {}, element("th", { scope: "row" }, column.name), ...cells);
+  });
+  const made = element(
     "table",
     {},
     element("thead", {}, element("tr", {}, element("td"), ...head)),
     element("tbody", {}, ...lines),
   );
-  place.replaceChildren(element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" }, table));
+  return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" }, made);
 }
 
 // Show what the point decodes to, large.
