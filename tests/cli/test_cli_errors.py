@@ -280,6 +280,12 @@ MISTAKES: dict[str, tuple[list[object], str]] = {
         ["sample", "run", "--out", "notes.txt/x.npy"],
         "notes.txt/x.npy: expected a writable file",
     ),
+    "exploring nothing": (["explore", "nowhere", "--port", 0], "nowhere: expected a run folder, got no such folder"),
+    "exploring other data": (
+        ["explore", "run", "--port", 0, "--data", "good.npy", "--no-browser"],
+        "x: expected shape (B, 4), got (40, 3)",
+    ),
+    "a port that is none": (["explore", "run", "--port", 65536], "port: expected a free port, got 65536"),
     "sampling on a device": (["sample", "run", "--out", "OUT.npy", "--device", "cuda:99"], "device: expected a device"),
 }
 

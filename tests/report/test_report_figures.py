@@ -242,4 +242,14 @@ def test_drawing_leaves_pyplot_alone():
 
 @pytest.mark.parametrize("n", [1, 4, 8, 9, 10, 25])
 def test_palette_has_no_colour_twice(n):
-    assert len(set(style.palette(n))) == n
+    assert len(set(style.palette(n))) == len(set(style.palette(n, dark=True))) == n
+
+
+@pytest.mark.parametrize("n", [3, 8, 10, 40])
+def test_palette_for_dark_grounds_is_lighter_than_they_are(n):
+    def luminance(colour):
+        linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in mpl.colors.to_rgb(colour)]
+        return np.dot(linear, [0.2126, 0.7152, 0.0722])
+
+    ground = luminance("#1b1e22")
+    assert min((luminance(colour) + 0.05) / (ground + 0.05) for colour in style.palette(n, dark=True)) > 3

@@ -31,7 +31,7 @@ from lowerbound.report.tiles import is_image, value_range
 __all__ = ["MOST_BYTES", "application"]
 
 MOST_BYTES = 10_000_000  # of a picture
-_MOST_QUESTION = 1_000_000  # bytes of any other request
+_MOST_QUESTION = 4_000_000  # bytes of any other request
 _MOST_ROWS = 64  # of one answer
 
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}

@@ -130,5 +130,5 @@ def palette(n: int, *, dark: bool = False) -> list[str]:
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    darkest = 0.3 if dark else 0.0
+    darkest = 0.4 if dark else 0.0
     return [to_hex(colormaps["viridis"](darkest + (1 - darkest) * i / (n - 1))) for i in range(n)]

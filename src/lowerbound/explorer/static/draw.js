@@ -113,7 +113,7 @@ function drawStamps(map, radius) {
   return Object.assign(made, { size });
 }
 
-// Each label's name at the median of its rows, so that nobody depends on colours.
+// Each label's name above the median of its rows, so that nobody depends on colours.
 function drawNames(map, pen) {
   const { points } = map.view;
   const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];
@@ -127,8 +127,8 @@ function drawNames(map, pen) {
     const at = map.toScreen([0, 1].map((d) => middle(rows.map((row) => points[2 * row + d]))));
     pen.strokeStyle = css("--card");
     pen.fillStyle = css("--ink");
-    pen.strokeText(name, at[0], at[1] + 5);
-    pen.fillText(name, at[0], at[1] + 5);
+    pen.strokeText(name, at[0], at[1] - 12);
+    pen.fillText(name, at[0], at[1] - 12);
   });
 }
 
