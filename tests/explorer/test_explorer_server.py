@@ -215,6 +215,12 @@ def test_a_table(table_client, people):
     assert "picture: expected a model of images, got one of tables" in refused.json()["error"]
 
 
+def test_far_away_from_all_rows_an_answer_is_still_an_answer(table_client, client):
+    z = [[1e38, -1e38]]
+    assert len(table_client.post("/api/decode", json={"z": z}).json()["rows"][0]) == 5
+    pixels(client.post("/api/decode", json={"z": [[*z[0], 0.0]]}))
+
+
 def test_one_latent():
     latents = Latents(tiny.vae(latent_dim=1), tiny.rows())
     client = friend(latents)

@@ -89,7 +89,7 @@ def _mixed(p: Any, columns: Sequence[Column]) -> list[list[Cell]]:
             for column, place in enumerate(places):
                 value, width = float(mean[row, column]), float(spread[row, column])
                 found[row][place] = {"value": _number(value), "spread": _number(width)}
-    shares = coded.probs.cpu()
+    shares = coded.probs.nan_to_num(0.0).cpu()  # far away, nothing is known
     for row in range(n):
         for column, place in enumerate(codes):
             known = shares[row, column, : len(shown[place].levels)]

@@ -20,7 +20,7 @@ export class Sliders {
         step: (high - low) / 400,
         oninput: () => change(d, Number(input.value)),
       });
-      const output = element("output", { for: id });
+      const output = element("output", { for: id, "aria-live": "off" });
       const bar = element("i", { "aria-hidden": "true" });
       bar.style.width = `${(100 * space.spreads[d]) / most}%`;
       const varies = `the rows' standard deviation along it is ${number(space.spreads[d])}`;
@@ -35,7 +35,9 @@ export class Sliders {
     z.forEach((value, d) => {
       this.inputs[d].value = value;
       const text = number(value);
-      if (this.outputs[d].textContent !== text) this.outputs[d].textContent = text;
+      if (this.outputs[d].textContent === text) return;
+      this.outputs[d].textContent = text;
+      this.inputs[d].setAttribute("aria-valuetext", text);
     });
   }
 }

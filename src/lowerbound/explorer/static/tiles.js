@@ -42,7 +42,7 @@ function picture(item, label) {
 // Fill a place with items, each a button: `entries` are {item, title, name, mark, choose}. The focus stays where it was.
 export function fill(place, entries, space) {
   const focus = [...place.querySelectorAll("button")].indexOf(document.activeElement);
-  place.replaceChildren(...(space.pictures ? entries.map(tile) : [table(entries, space.columns)]));
+  place.replaceChildren(...(space.pictures ? entries.map(tile) : [table(entries, space.columns, titleOf(place))]));
   if (focus >= 0) place.querySelectorAll("button")[focus]?.focus();
 }
 
@@ -60,7 +60,9 @@ function tile({ item, title, name, mark, choose }) {
     : element("div", { class: "tile" }, ...content);
 }
 
-function table(entries, columns) {
+const titleOf = (place) => place.closest("section").querySelector("h2").textContent;
+
+function table(entries, columns, title) {
   const head = entries.map(({ title, name, mark, choose }) => {
     const button = { type: "button", class: "plain", "aria-label": name, onclick: choose };
     return element("th", { scope: "col" }, element("button", button, dot(mark), title));
@@ -75,7 +77,7 @@ function table(entries, columns) {
     element("thead", {}, element("tr", {}, element("td"), ...head)),
     element("tbody", {}, ...lines),
   );
-  return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" }, made);
+  return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${title}, a table` }, made);
 }
 
 // Show what the point decodes to, large.
