@@ -19,8 +19,21 @@ import lowerbound as lb
 import tiny
 from tiny import contents, difference, files
 
-COMMANDS = ["train", "evaluate", "report", "compare", "sample", "encode", "reconstruct", "impute", "score", "profile"]
-COMMANDS += ["explore", "recipes", "data"]
+COMMANDS = [
+    "train",
+    "evaluate",
+    "report",
+    "compare",
+    "sample",
+    "encode",
+    "reconstruct",
+    "impute",
+    "score",
+    "profile",
+    "explore",
+    "recipes",
+    "data",
+]
 SMALL = ["--hidden", "8", "--latent-dim", "2", "--epochs", "1", "--quiet"]
 
 
