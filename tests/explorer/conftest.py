@@ -11,10 +11,11 @@ import lowerbound as lb
 from lowerbound.data import Column, Dataset
 from lowerbound.explorer.latents import Latents
 
+CITIES = ("Bonn", "Kyiv", "Lima", "Nice", "Oslo", "Rome", "Turin", "Vaduz")
 COLUMNS = (
     Column("age", "continuous"),
     Column("id", "skip"),
-    Column("city", "categorical", ("Bonn", "Oslo", "Rome")),
+    Column("city", "categorical", CITIES),
     Column("visits", "counts"),
     Column("stage", "ordinal", ("low", "mid", "high")),
     Column("smoker", "binary", ("no", "yes")),
@@ -34,7 +35,7 @@ def images(latent_dim: int = 3, *, n: int = 60, limit: int = 10_000, **arguments
 def table(n: int = 40) -> Latents:
     """Return the latents of a table of mixed types with a gap, without labels."""
     torch.manual_seed(1)
-    rows = torch.stack([torch.randn(n) * 9 + 40, *(torch.randint(0, k, (n,)).float() for k in (3, 9, 3, 2))], 1)
+    rows = torch.stack([torch.randn(n) * 9 + 40, *(torch.randint(0, k, (n,)).float() for k in (8, 9, 3, 2))], 1)
     rows[0, 1] = torch.nan
     model = lb.models.VAE(
         event_shape=(5,),

@@ -374,6 +374,12 @@ def test_a_table_is_shown_as_its_columns(visit):
     for _ in range(8):
         page.keyboard.press("Shift+ArrowUp")
     playwright.expect(page.locator("#decoded table")).not_to_have_text(before, use_inner_text=True)
+    cities = page.locator("#decoded .shares").first.locator("b").all_inner_texts()
+    assert len(cities) == 6
+    assert cities[-1].startswith("3 others ")
+    assert abs(sum(int(text.split()[-2]) for text in cities) - 100) <= 3  # each is rounded
+    most = page.locator("#decoded .value").nth(1).inner_text()
+    assert cities[0].startswith(most)
     assert page.locator("#picture-card").is_hidden()
     assert page.locator("#nearest thead button").count() == 11
 

@@ -112,8 +112,9 @@ class Page {
     this.queues.decode.run(async () => {
       const before = performance.now();
       const items = await api.decode([this.z]);
-      const first = !$("decoded").firstChild; // while the page is built, everything takes longer
-      large($("decoded"), items[0], this.space);
+      const first = !this.show; // while the page is built, everything takes longer
+      this.show ??= large($("decoded"), this.space);
+      this.show(items[0]);
       if (!first) $("speed").textContent = `${(performance.now() - before).toFixed(0)} ms`;
       $("speed").title = `of which ${items.took.toFixed(1)} ms are the model's`;
       well();

@@ -80,71 +80,81 @@ function table(entries, columns, title) {
   return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${title}, a table` }, made);
 }
 
-// Show what the point decodes to, large.
-export function large(place, item, space) {
-  if (space.pictures) {
-    let canvas = place.querySelector("canvas");
-    if (!canvas) {
-      canvas = element("canvas", { width: item.width, height: item.height, role: "img", "aria-label": "The decoded mean" });
-      place.replaceChildren(canvas);
-    }
-    canvas.getContext("2d").drawImage(item.bitmap, item.left, 0, item.width, item.height, 0, 0, item.width, item.height);
-    return;
-  }
-  const lines = space.columns.map((column, i) => {
-    const cell = item[i];
+// Return a function that shows in a place, large, what the point decodes to.
+export function large(place, space) {
+  return space.pictures ? largePicture(place, space.shape) : largeTable(place, space);
+}
+
+function largePicture(place, shape) {
+  const [height, width] = shape.slice(-2);
+  const canvas = element("canvas", { width, height, role: "img", "aria-label": "The decoded mean" });
+  place.replaceChildren(canvas);
+  const pen = canvas.getContext("2d");
+  return ({ bitmap, left }) => pen.drawImage(bitmap, left, 0, width, height, 0, 0, width, height);
+}
+
+function largeTable(place, { columns, hidden }) {
+  const shows = [];
+  const lines = columns.map((column) => {
+    const [value, spread] = [element("span"), element("span", { class: "soft" })];
+    const [chart, draw] = column.levels.length ? shares(column) : range(column);
+    shows.push((cell) => {
+      value.textContent = word(cell, column);
+      spread.textContent = cell?.spread ? ` ± ${number(cell.spread)}` : "";
+      draw(cell);
+    });
     return element(
       "tr",
       {},
       element("th", { scope: "row" }, column.name),
-      element("td", { class: "value" }, word(cell, column), spread(cell)),
-      element("td", { class: "chart" }, cell?.shares ? shares(cell, column) : range(cell, column)),
+      element("td", { class: "value" }, value, spread),
+      element("td", { class: "chart" }, chart),
     );
   });
-  const more = space.hidden ? element("p", { class: "soft" }, `and ${space.hidden} more columns`) : null;
   const table = element("table", { class: "decoded" }, element("tbody", {}, ...lines));
-  const top = place.querySelector(".scroll")?.scrollTop ?? 0;
-  const scroll = place.querySelector(".scroll") ?? element("div", { class: "scroll", tabindex: "0", role: "region" });
-  scroll.setAttribute("aria-label", "The decoded columns");
-  scroll.replaceChildren(table);
-  if (!scroll.parentNode) place.replaceChildren(scroll, ...(more ? [more] : []));
-  scroll.scrollTop = top;
+  const scroll = { class: "scroll", tabindex: "0", role: "region", "aria-label": "The decoded columns" };
+  const more = hidden ? [element("p", { class: "soft" }, `and ${hidden} more columns`)] : [];
+  place.replaceChildren(element("div", scroll, table), ...more);
+  return (item) => shows.forEach((show, i) => show(item[i]));
 }
 
-const spread = (cell) =>
-  cell?.spread ? element("span", { class: "soft" }, ` ± ${number(cell.spread)}`) : null;
-
 // Where a number lies within the range of the data.
-function range(cell, column) {
-  const bar = element("div", { class: "range", "aria-hidden": "true" });
-  if (!cell || column.low === null || !(column.high > column.low)) return bar;
-  const at = (value) => 100 * Math.min(1, Math.max(0, (value - column.low) / (column.high - column.low)));
-  if (cell.spread) {
-    const band = element("i", { class: "band" });
-    const [from, to] = [at(cell.value - cell.spread), at(cell.value + cell.spread)];
+function range({ low, high }) {
+  const [band, mark] = [element("i", { class: "band" }), element("i", { class: "mark" })];
+  const bar = element("div", { class: "range", "aria-hidden": "true" }, band, mark);
+  const at = (value) => 100 * Math.min(1, Math.max(0, (value - low) / (high - low)));
+  const draw = (cell) => {
+    const known = low !== null && high > low && Number.isFinite(cell?.value);
+    bar.style.visibility = known ? "visible" : "hidden";
+    if (!known) return;
+    const [from, to] = [at(cell.value - (cell.spread ?? 0)), at(cell.value + (cell.spread ?? 0))];
     band.style.left = `${from}%`;
     band.style.width = `${to - from}%`;
-    bar.append(band);
-  }
-  const mark = element("i", { class: "mark" });
-  mark.style.left = `${at(cell.value)}%`;
-  bar.append(mark);
-  return bar;
+    mark.style.left = `${at(cell.value)}%`;
+  };
+  return [bar, draw];
 }
 
 // The probability of each level; of many levels, that of the likeliest.
-function shares(cell, column) {
-  let shown = cell.shares.map((share, k) => ({ share, name: column.levels[k], likely: k === cell.level }));
-  if (shown.length > MOST_LEVELS) {
-    shown = shown.sort((a, b) => b.share - a.share).slice(0, MOST_LEVELS - 1);
-    const rest = 1 - shown.reduce((sum, { share }) => sum + share, 0);
-    shown.push({ share: Math.max(rest, 0), name: `${cell.shares.length - shown.length} others` });
-  }
-  const lines = shown.map(({ share, name, likely }) => {
-    const bar = element("i", { "aria-hidden": "true" });
-    bar.style.width = `${100 * share}%`;
-    const text = `${name} ${Math.round(100 * share)} %`;
-    return element("span", { title: text, class: likely ? "likely" : "" }, bar, element("b", {}, text));
-  });
-  return element("div", { class: "shares" }, ...lines);
+function shares({ levels }) {
+  const bars = levels.slice(0, MOST_LEVELS).map(() => [element("i", { "aria-hidden": "true" }), element("b")]);
+  const lines = bars.map((bar) => element("span", {}, ...bar));
+  const draw = (cell) => {
+    if (!cell?.shares) return;
+    likeliest(cell.shares, levels).forEach(([name, share], k) => {
+      const [bar, text] = bars[k];
+      bar.style.width = `${100 * share}%`;
+      text.textContent = lines[k].title = `${name} ${Math.round(100 * share)} %`;
+      lines[k].className = name === levels[cell.level] ? "likely" : "";
+    });
+  };
+  return [element("div", { class: "shares" }, ...lines), draw];
+}
+
+function likeliest(shares, levels) {
+  const all = shares.map((share, k) => [levels[k], share]);
+  if (all.length <= MOST_LEVELS) return all;
+  const first = all.sort((a, b) => b[1] - a[1]).slice(0, MOST_LEVELS - 1);
+  const rest = 1 - first.reduce((sum, [, share]) => sum + share, 0);
+  return [...first, [`${all.length - first.length} others`, Math.max(rest, 0)]];
 }
