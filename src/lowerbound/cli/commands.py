@@ -16,7 +16,9 @@ __all__ = ["COMMANDS", "Commands"]
 # name: the module of `lowerbound.cli` that has a function of this name; in the order in which help shows them
 COMMANDS = {
     "train": "train",
-    **dict.fromkeys(("evaluate", "report", "compare", "sample", "encode", "reconstruct", "impute", "score"), "look"),
+    **dict.fromkeys(
+        ("evaluate", "report", "compare", "sample", "encode", "reconstruct", "impute", "score", "export"), "look"
+    ),
     "profile": "profile",
     "explore": "explore",
     **dict.fromkeys(("recipes", "data"), "look"),

@@ -10,13 +10,26 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from lowerbound import data as sources
+from lowerbound import export as exporting
 from lowerbound import report as reports
 from lowerbound import runs, scoring
 from lowerbound.cli.options import AsJson, Data, Device, OutFile, RunFolder, Seed, say, schema_lines, show
 from lowerbound.core.checks import choice
 from lowerbound.recipes import RECIPES
 
-__all__ = ["compare", "data", "encode", "evaluate", "impute", "recipes", "reconstruct", "report", "sample", "score"]
+__all__ = [
+    "compare",
+    "data",
+    "encode",
+    "evaluate",
+    "export",
+    "impute",
+    "recipes",
+    "reconstruct",
+    "report",
+    "sample",
+    "score",
+]
 
 # What `lowerbound data` lists: name, content, rows.
 _DATA = (
@@ -198,6 +211,16 @@ def score(
     sources.write_cells(out, columns)
     say(f"{len(found.p_value)} rows: {out}")
     say(f"p-values: ranks among the {found.held_out} rows of the {found.split} split")
+
+
+def export(
+    run: RunFolder,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where to write; by default RUN/export.")] = None,
+    format: Annotated[str, typer.Option(help="onnx, or torch for torch.export.")] = "onnx",
+) -> None:
+    """Write encoder and decoder as files that onnxruntime or torch run alone, with a model card."""
+    folder = exporting.export(run, out=out, format=format)
+    say(f"encode, decode and README.md: {folder}")
 
 
 def data(

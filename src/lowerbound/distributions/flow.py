@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -90,14 +91,20 @@ class Flow(Distribution):
     @lazy
     def _moments(self) -> tuple[Tensor, Tensor]:
         loc, scale = self.base.mean, self.base.stddev
-        points = even_normal(_POINTS // 2, self.event_shape.numel()).to(loc)
-        points = torch.cat([points, -points])  # in pairs, so that maps that are linear add no error
+        points = _points(self.event_shape.numel()).to(loc)
         value, _ = self._push(loc + scale * points.reshape(_POINTS, *[1] * len(self.batch_shape), -1))
         variance, mean = torch.var_mean(value, 0)
         return mean, variance
 
 
 _POINTS = 64
+
+
+@cache
+def _points(dims: int) -> Tensor:
+    """Return the points of the base, in pairs of z and -z, so that maps that are linear add no error."""
+    points = even_normal(_POINTS // 2, dims)
+    return torch.cat([points, -points])
 
 
 def standard_normal(like: Tensor) -> Independent[Normal]:

@@ -59,8 +59,9 @@ class JointMLP(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the output, shape ``[*, out_features]``, for inputs ``[*, in_features[i]]``."""
         if sum(self.sizes[:-1]) <= _NARROW:
-            leads = {x.shape[:-1] for x in inputs}
-            if len(leads) > 1:
+            leads = [x.shape[:-1] for x in inputs]
+            # What is exported must not be bound to a number of rows, as a comparison would bind it.
+            if torch.compiler.is_compiling() or any(lead != leads[0] for lead in leads):
                 lead = torch.broadcast_shapes(*leads)
                 inputs = tuple(x.expand(*lead, -1) for x in inputs)
             h = self.first(torch.cat(inputs, -1))

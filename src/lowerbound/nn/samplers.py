@@ -70,7 +70,8 @@ class NoiseSampler(nn.Module):
         @torch.no_grad()
         def moments() -> tuple[Tensor, Tensor]:
             noise = self.moment_noise.reshape(-1, *[1] * (h.dim() - 1), self.noise_dim)
-            parts = noise.split(max(1, _ROWS_AT_ONCE // h.shape[:-1].numel()))
+            at_once = len(noise) if torch.compiler.is_compiling() else _ROWS_AT_ONCE // h.shape[:-1].numel()
+            parts = noise.split(max(1, at_once))
             variance, mean = torch.var_mean(torch.cat([widen(self.net(h, part)) for part in parts]), 0)
             return mean, variance
 
