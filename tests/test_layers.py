@@ -32,14 +32,15 @@ ALLOWED = {
     "runs": {"core", "data", "nn", "models", "objectives", "training", "evaluation"},
     "scoring": {"core", "runs", "evaluation"},
     "export": {"core", "distributions", "runs", "evaluation", "training"},
+    "tuning": {"core", "models", "objectives", "training", "recipes"},
     "explorer": {"core", "data", "runs", "report"},
     "sklearn": {"core", "data", "nn", "objectives", "training", "evaluation", "recipes"},  # rows come from memory
-    "cli": {"core", "nn", "training", "recipes", "runs", "scoring", "export", "report", "data", "explorer"},
+    "cli": {"core", "nn", "training", "recipes", "runs", "scoring", "export", "tuning", "report", "data", "explorer"},
     "__main__": {"cli"},  # python -m lowerbound
 }
 
 # Who may write `from lowerbound import part`; for all others the root, which knows everything, is out of bounds.
-THROUGH_ROOT = {"cli", "export", "recipes", "runs", "scoring"}
+THROUGH_ROOT = {"cli", "export", "recipes", "runs", "scoring", "tuning"}
 
 
 def imports(tree: ast.Module, package: str, *, through_root: bool) -> Iterator[tuple[int, str]]:

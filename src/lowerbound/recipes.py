@@ -21,7 +21,7 @@ from lowerbound.core.random import seeded
 from lowerbound.core.types import Objective
 from lowerbound.models import MODELS, EncoderDecoder
 from lowerbound.nn.likelihoods import LIKELIHOODS
-from lowerbound.training import Callback, Run, TensorBoard, fit
+from lowerbound.training import Callback, MLflow, Run, TensorBoard, fit
 
 __all__ = ["RECIPES", "Recipe", "build", "train", "training_data"]
 
@@ -191,6 +191,7 @@ def train(
     device: str = "auto",
     progress: bool = True,
     tensorboard: bool = False,
+    mlflow: bool = False,
     callbacks: Sequence[Callback] = (),
     command: Sequence[str] = (),
     show: Callable[[sources.Dataset], None] | None = None,
@@ -204,6 +205,7 @@ def train(
         device: Where to train; ``"auto"`` takes an accelerator if there is one.
         progress: Whether to show a progress bar.
         tensorboard: Whether to write ``tensorboard/`` into the run folder.
+        mlflow: Whether to log to MLflow, as `lowerbound.training.MLflow` does.
         callbacks: Further watchers of the run.
         command: The command line that was typed, for ``config.json``.
         show: What is called with the training rows before the training.
@@ -228,6 +230,8 @@ def train(
         show(train_rows)
     objective = build(recipe, train_rows)
     settings = {"epochs": _epochs(recipe, len(train_rows)), **recipe.training, "seed": recipe.seed}
+    loggers: list[Callback] = [TensorBoard(Path(out) / "tensorboard")] if tensorboard else []
+    loggers += [MLflow(out, {**recipe.describe(), "training": settings})] if mlflow else []
     return fit(
         objective,
         train_rows,
@@ -236,7 +240,7 @@ def train(
         resume=resume,
         device=find_device(device),
         progress=progress,
-        callbacks=[*callbacks, *([TensorBoard(Path(out) / "tensorboard")] if tensorboard else [])],
+        callbacks=[*callbacks, *loggers],
         config={"recipe": recipe.describe(), "command": list(command)},
         **settings,
     )

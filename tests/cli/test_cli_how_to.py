@@ -22,15 +22,23 @@ def export(names):
     assert "iwae-100" in Path("digits-model/README.md").read_text()
 
 
-CHECKS = {"your-own-table.md": table, "export.md": export}
+def experiments(names):
+    assert len(list(Path("search/trials").iterdir())) == 4
+    assert Path("runs/logged/mlflow.json").exists()
+
+
+CHECKS = {"your-own-table.md": table, "export.md": export, "experiments.md": experiments}
+NEEDS = {"export.md": ["onnxruntime"], "experiments.md": ["optuna", "mlflow", "tensorboard"]}
 
 
 @pytest.mark.filterwarnings("ignore:column 'id' is skipped")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what MLflow stands on
 @pytest.mark.parametrize("page", CHECKS)
 def test_a_page_runs_in_order(page, lowerbound, tmp_path, monkeypatch):
-    if page == "export.md":
-        pytest.importorskip("onnxruntime")
+    for package in NEEDS.get(page, []):
+        pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     names: dict[str, object] = {}
     for kind, code in re.findall(r"```(\w+)\n(.*?)```", (PAGES / page).read_text(), re.DOTALL):
         if kind == "python":

@@ -16,6 +16,7 @@ __all__ = ["COMMANDS", "Commands"]
 # name: the module of `lowerbound.cli` that has a function of this name; in the order in which help shows them
 COMMANDS = {
     "train": "train",
+    "tune": "tune",
     **dict.fromkeys(
         ("evaluate", "report", "compare", "sample", "encode", "reconstruct", "impute", "score", "export"), "look"
     ),

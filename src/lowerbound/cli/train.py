@@ -119,6 +119,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, if there is one.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write RUN/tensorboard too (an extra).")] = False,
+    mlflow: Annotated[bool, typer.Option("--mlflow", help="Log to MLflow too (an extra).")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Train a recipe on data and leave a run folder.
@@ -185,6 +186,7 @@ def train(
         device=device,
         progress=not quiet,
         tensorboard=tensorboard,
+        mlflow=mlflow,
         command=["lowerbound", *sys.argv[1:]],
         show=lambda rows: say("\n".join(["columns:", *schema_lines(rows.schema)])) if rows.schema else None,
     )

@@ -2,9 +2,21 @@
 
 from lowerbound.training.callbacks import Callback, ProgressBar, TensorBoard
 from lowerbound.training.fit import fit
+from lowerbound.training.mlflow import MLflow
 from lowerbound.training.profile import Profile, profile_steps
 from lowerbound.training.run import Run
 from lowerbound.training.settings import Settings
 from lowerbound.training.state import State
 
-__all__ = ["Callback", "Profile", "ProgressBar", "Run", "Settings", "State", "TensorBoard", "fit", "profile_steps"]
+__all__ = [
+    "Callback",
+    "MLflow",
+    "Profile",
+    "ProgressBar",
+    "Run",
+    "Settings",
+    "State",
+    "TensorBoard",
+    "fit",
+    "profile_steps",
+]
