@@ -20,6 +20,7 @@ from lowerbound import data as sources
 from lowerbound import evaluation, objectives
 from lowerbound.core.checks import choice, positive_int
 from lowerbound.core.device import find_device
+from lowerbound.core.distributed import place, share
 from lowerbound.core.errors import ArgumentError, DataError, EvaluationWarning, RunError, explain
 from lowerbound.core.files import read_json, writing
 from lowerbound.core.random import seeded
@@ -140,6 +141,7 @@ def evaluate_run(
 
     Measures of an earlier evaluation of the same weights on the same rows stay; the ones named here are replaced. An
     evaluation that was interrupted goes on where it was, from what it left in the folder ``evaluation`` of the run.
+    Under torchrun all processes make this call, and the first one alone writes.
 
     Args:
         run: The run folder.
@@ -155,8 +157,9 @@ def evaluate_run(
         progress: Whether to show a progress bar.
 
     Returns:
-        The scores that now stand in ``scores.json``.
+        The scores that now stand in ``scores.json``; in other processes than the first, those of this call alone.
     """
+    here = place()
     weights = _weights_hash(run)
     loaded = load(run)
     model: Any = loaded.model
@@ -176,6 +179,14 @@ def evaluate_run(
         expected, got = "the same weights from beginning to end", "others, of a training that went on"
         raise RunError(explain(str(run), expected=expected, got=got, cure=cure))
     scores = replace(scores, data={**scores.data, "weights_sha256": weights})
+    if here.first:
+        scores = _write_scores(run, scores, unfinished)
+    share({})  # the first process has written all
+    return scores
+
+
+def _write_scores(run: str | os.PathLike[str], scores: evaluation.Scores, unfinished: Path) -> evaluation.Scores:
+    """Write scores into a run folder beside those that still hold, and return all."""
     with contextlib.suppress(RunError):  # no scores yet, or damaged ones
         earlier = evaluation.Scores.read(run)
         if earlier.data == scores.data:
@@ -183,7 +194,7 @@ def evaluate_run(
             scores = replace(scores, measures=kept, rows=rows_kept)
         elif lost := earlier.measures.keys() - scores.measures.keys():
             what = f"{', '.join(sorted(lost))}, of other rows, another seed or earlier weights"
-            warnings.warn(f"{run}: the new scores replace {what}", EvaluationWarning, stacklevel=2)
+            warnings.warn(f"{run}: the new scores replace {what}", EvaluationWarning, stacklevel=3)
     scores.write(run)
     for name in scores.measures:
         (unfinished / f"{name}.safetensors").unlink(missing_ok=True)
@@ -263,11 +274,11 @@ def impute(
         ]
     mean, filled, effective = (list(part) for part in zip(*parts, strict=True))
     means, completions = torch.cat(mean).cpu(), torch.cat(filled, 1).cpu()
-    for place, column in enumerate(c for c in columns or () if c.kind != "skip"):
+    for index, column in enumerate(c for c in columns or () if c.kind != "skip"):
         if column.kind != "continuous":
-            values = completions[:, :, place]
+            values = completions[:, :, index]
             likely = values.mode(0) if column.kind in ("binary", "categorical") else values.median(0)
-            means[:, place] = likely.values
+            means[:, index] = likely.values
     return evaluation.Imputation(means, completions[:draws], torch.cat(effective).cpu())
 
 

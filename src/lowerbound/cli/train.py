@@ -117,6 +117,9 @@ def train(
         str | None,
         typer.Option(help="on: torch.compile; graphs: recorded kernels (CUDA); off; auto: what is measured to pay."),
     ] = None,
+    microbatches: Annotated[
+        int | None, typer.Option(help="Parts in which a step is computed; by default one for each process of torchrun.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN, if there is one.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write RUN/tensorboard too (an extra).")] = False,
     mlflow: Annotated[bool, typer.Option("--mlflow", help="Log to MLflow too (an extra).")] = False,
@@ -177,6 +180,7 @@ def train(
             "patience": patience,
             "precision": precision,
             "compile": None if compile is None else COMPILE[choice("compile", compile, COMPILE)],
+            "microbatches": microbatches,
         },
     )
     run = library.train(

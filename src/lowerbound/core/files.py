@@ -16,13 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from lowerbound.core.errors import RunError, explain
 
-__all__ = ["read_json", "read_tree", "write_bytes", "write_json", "write_tree", "writing"]
+__all__ = [
+    "LOCK",
+    "locked",
+    "read_json",
+    "read_tree",
+    "tree_from_bytes",
+    "tree_to_bytes",
+    "unlock",
+    "write_bytes",
+    "write_json",
+    "write_tree",
+    "writing",
+]
+
+LOCK = ".lock"
+"""The name of the file by which a folder is locked; it is there only as long."""
 
 
 @contextlib.contextmanager
@@ -95,9 +111,7 @@ def write_tree(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
         ...     read_tree(f"{folder}/t.safetensors")
         {'w': tensor([1., 1.]), 'step': 3}
     """
-    tensors: dict[str, Tensor] = {}
-    plain = json.dumps(_take_tensors(tree, tensors, ""))
-    write_bytes(path, save(tensors, metadata={"format": "pt", "tree": plain}))
+    write_bytes(path, tree_to_bytes(tree))
 
 
 def read_tree(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -117,6 +131,57 @@ def read_tree(path: str | os.PathLike[str], device: torch.device | str = "cpu") 
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         cure = "The file is damaged or of another program; restore it or train again."
         raise RunError(explain(str(path), expected="a checkpoint of lowerbound", got=error, cure=cure)) from error
+
+
+def tree_to_bytes(tree: Mapping[str, Any]) -> bytes:
+    """Return the content of the file that `write_tree` writes."""
+    tensors: dict[str, Tensor] = {}
+    plain = json.dumps(_take_tensors(tree, tensors, ""))
+    return save(tensors, metadata={"format": "pt", "tree": plain})
+
+
+def tree_from_bytes(content: bytes) -> dict[str, Any]:
+    """Return the tree of which `tree_to_bytes` made bytes.
+
+    Example:
+        >>> tree_from_bytes(tree_to_bytes({"w": torch.ones(2), "step": 3}))
+        {'w': tensor([1., 1.]), 'step': 3}
+    """
+    length = int.from_bytes(content[:8], "little")  # of the header, which is JSON
+    plain = json.loads(content[8 : 8 + length])["__metadata__"]["tree"]
+    return dict(_give_tensors(json.loads(plain), load(content)))
+
+
+def locked(folder: Path) -> FileLock:
+    """Lock a folder, which is made if need be, against all other processes; the lock ends with the process.
+
+    Returns:
+        The lock; pass it to `unlock`.
+
+    Raises:
+        RunError: if another process holds it, or the folder cannot be written.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        cure = "Wait until it has ended, or choose another folder."
+        expected = "a folder that no other process writes"
+        raise RunError(explain(str(folder), expected=expected, got="one in use", cure=cure)) from error
+    except OSError as error:
+        cure = "Choose a folder that can be written."
+        raise RunError(
+            explain(str(folder), expected="a writable folder", got=error.strerror or error, cure=cure)
+        ) from error
+    return lock
+
+
+def unlock(lock: FileLock) -> None:
+    """Give a folder free; its lock file goes first, so that nobody who waits for it takes another's."""
+    with contextlib.suppress(OSError):
+        Path(lock.lock_file).unlink()
+    lock.release()
 
 
 def _take_tensors(node: Any, tensors: dict[str, Tensor], path: str) -> Any:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lowerbound.core.checks import positive_int
+from lowerbound.core.distributed import place
 from lowerbound.core.errors import ArgumentError, NonFiniteError, explain
 from lowerbound.core.numerics import flushed_denormals
 from lowerbound.core.random import seeded
@@ -68,7 +69,8 @@ def evaluate(
 
     The first four and ``ais`` are lower bounds of log p(x) in expectation. All are means over rows of numbers that are
     computed for each row alone. Standard errors are over rows; they contain the noise of the draws, which are
-    independent between rows.
+    independent between rows. Under torchrun all processes make this call: they share out the rows, and return the same
+    numbers as one process would, bit for bit on machines of one kind; ``avb`` and the summary each computes for itself.
 
     Args:
         model: The model; it is evaluated on the device on which it lies.
@@ -105,6 +107,7 @@ def evaluate(
     if not follows(data, Data):
         cure = "Load it with lowerbound.data, or wrap an array as lowerbound.data.Dataset(array)."
         raise ArgumentError(explain("data", expected="a data set", got=type(data).__name__, cure=cure))
+    here = place()
     names = list(dict.fromkeys([measures] if isinstance(measures, str) else measures))
     parsed = {name: parse(name) for name in names}
     if not ANNEALED.isdisjoint(kind for kind, _ in parsed.values()):
@@ -132,7 +135,7 @@ def evaluate(
                         RUN[kind].rehearse(job_of(name))
             found = {}
             for name, (kind, _) in parsed.items():
-                job = job_of(name, bar=progress)
+                job = job_of(name, bar=progress and here.first)
                 if progress and kind in ANNEALED:
                     _announce(kind, job_of(name), n)
                 with seeded(seed, "evaluate", name):
@@ -228,12 +231,14 @@ def _announce(kind: str, job: Job, n: int) -> None:
     """Say on the standard error stream how long a measure will take."""
     from rich.console import Console
 
-    left = n - job.ledger.done
-    if not left:
+    here, left = place(), n - job.ledger.done
+    if not left or not here.first:
         return
     with seeded(0, "forecast"):
         numbers = {"chains": job.chains, "temperatures": job.temperatures}
-        seconds = forecast(job.model, next(job.batches()), left, **numbers, both_ways=kind == "bdmc")
+        seconds = forecast(
+            job.model, next(job.batches()), math.ceil(left / here.size), **numbers, both_ways=kind == "bdmc"
+        )
     rows = f"{n:,} rows" if left == n else f"the last {left:,} of {n:,} rows"
     how = f"{rows}, {job.chains} chains each, {job.temperatures:,} temperatures"
     Console(stderr=True).print(f"{kind}: about {duration(seconds)} for {how}", highlight=False)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lowerbound.core.distributed import place, share
 from lowerbound.core.errors import RunError
 from lowerbound.core.files import read_tree, write_tree
 
@@ -19,6 +21,8 @@ __all__ = ["Ledger"]
 
 class Ledger:
     """The values of every row that one measure has found so far, in memory and, if it has a path, in a file.
+
+    With several processes the file is the first one's, and all begin with what it holds.
 
     Args:
         n: The number of rows that there will be.
@@ -42,8 +46,9 @@ class Ledger:
         self._values: dict[str, Tensor] = {}
         self._written = time.monotonic()
         self.done = 0
-        if path is not None and path.exists():
-            self._read(path)
+        tree = share(self._read())
+        if tree.get("key") == key:
+            self.done, self._values = tree["done"], tree["rows"]
 
     @property
     def rows(self) -> dict[str, NDArray[np.float64]]:
@@ -64,14 +69,15 @@ class Ledger:
 
     def write(self) -> None:
         """Write the file, if there is to be one and anything to keep."""
-        if self._path is not None and self.done:
+        if self._path is not None and self.done and place().first:
             write_tree(self._path, {"key": self._key, "done": self.done, "rows": self._values})
             self._written = time.monotonic()
 
-    def _read(self, path: Path) -> None:
+    def _read(self) -> dict[str, Any]:
+        """Return what the file holds, nothing if there is none."""
+        if self._path is None or not self._path.exists() or not place().first:
+            return {}
         try:
-            tree = read_tree(path)
+            return read_tree(self._path)
         except RunError:
-            return  # damaged: nothing is lost but time
-        if tree.get("key") == self._key:
-            self.done, self._values = tree["done"], tree["rows"]
+            return {}  # damaged: nothing is lost but time

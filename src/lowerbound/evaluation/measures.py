@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lowerbound.core.distributed import gather, place
 from lowerbound.core.errors import ArgumentError, SamplingWarning, explain
 from lowerbound.core.random import reseed
 from lowerbound.evaluation.ais import ais, gaussian_start
@@ -124,6 +126,8 @@ def _by_rows(
 ) -> Measure:
     """Return a measure that goes through the batches, each with noise of its own, and takes down what it finds.
 
+    Several processes take the batches in turn, and tell each other what they found after every round.
+
     Args:
         kind: What its value is to log p(x).
         of_batch: From a batch to ``value`` and parts of it, ``[b]`` by name; names that begin with ``_`` are for
@@ -132,13 +136,16 @@ def _by_rows(
     """
 
     def find(job: Job) -> Found:
-        ledger, first = job.ledger, 0
+        ledger, here, left = job.ledger, place(), _left(job)
         try:
-            for number, x in enumerate(job.batches()):
-                if first >= ledger.done:
+            while turns := list(islice(left, here.size)):
+                own: Mapping[str, Tensor] = {}
+                if here.rank < len(turns):
+                    number, x = turns[here.rank]
                     reseed(job.seed, "evaluate", job.name, number)
-                    ledger.add(of_batch(job, x))
-                first += len(x)
+                    own = of_batch(job, x)
+                for values in gather(dict(own))[: len(turns)]:
+                    ledger.add(values)
         finally:
             ledger.write()
         shown = {name: row for name, row in ledger.rows.items() if not name.startswith("_")}
@@ -148,6 +155,15 @@ def _by_rows(
         of_batch(replace(job, particles=1, chains=2, temperatures=2), next(job.batches())[:2])
 
     return Measure(kind, find, rehearse)
+
+
+def _left(job: Job) -> Iterator[tuple[int, Tensor]]:
+    """Yield the batches that are not done, with their numbers."""
+    done, first = job.ledger.done, 0
+    for number, x in enumerate(job.batches()):
+        if first >= done:
+            yield number, x
+        first += len(x)
 
 
 def rows_at_once(device: torch.device) -> int:
@@ -266,7 +282,8 @@ def _annealing(job: Job, _: Any = None) -> dict[str, float]:
 
 
 def _warn(measure: str, said: str) -> None:
-    warnings.warn(f"{measure}: {said}", SamplingWarning, stacklevel=2)
+    if place().first:
+        warnings.warn(f"{measure}: {said}", SamplingWarning, stacklevel=2)
 
 
 AT_ONCE = {"is": DRAWS}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lowerbound.core.distributed import place
 from lowerbound.core.files import write_bytes
 from lowerbound.evaluation import Gallery, Scores
 from lowerbound.report import figures, tables
@@ -49,7 +50,7 @@ _GALLERY: tuple[tuple[str, Callable[..., Figure], str, str, str], ...] = (
 
 
 def write(run: str | os.PathLike[str], scores: Scores | None = None) -> Path:
-    """Write ``figures/*.png`` and the self-contained page ``report.html`` of a run.
+    """Write ``figures/*.png`` and the self-contained page ``report.html`` of a run; of several processes, one does.
 
     Args:
         run: The run folder, with ``config.json`` and ``metrics.jsonl``.
@@ -71,6 +72,8 @@ def write(run: str | os.PathLike[str], scores: Scores | None = None) -> Path:
         ...     lb.report.write(f"{folder}/run", lb.evaluate(run.model, test, "elbo", limit=8)).name
         'report.html'
     """
+    if not place().first:
+        return Path(run) / "report.html"
     record = read_record(run)
     folder = record.folder
     if scores is not None:

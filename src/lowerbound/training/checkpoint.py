@@ -18,8 +18,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lowerbound.core.distributed import remember, remembered
 from lowerbound.core.errors import RunError, explain
-from lowerbound.core.files import read_json, read_tree, write_bytes, write_json, write_tree
+from lowerbound.core.files import LOCK, locked, read_json, read_tree, unlock, write_bytes, write_json, write_tree
 from lowerbound.training.state import State
 
 __all__ = ["Checkpoint", "check_format", "read_weights"]
@@ -38,6 +39,12 @@ class Checkpoint:
     def __init__(self, folder: str | os.PathLike[str], seconds: float = 15.0) -> None:
         self.folder, self.seconds = Path(folder), seconds
         self._written = time.monotonic()
+        self._lock: Any = None
+
+    @property
+    def _restarted(self) -> bool:
+        """Whether torchrun has started these processes in the place of others that had taken the folder."""
+        return remembered(str(self.folder.absolute()))
 
     def config(self) -> dict[str, Any]:
         """Return what the folder's ``config.json`` says, empty if there is none that can be read."""
@@ -47,30 +54,51 @@ class Checkpoint:
             return {}
         return found if isinstance(found, dict) else {}
 
+    def continued(self, *, resume: bool) -> dict[str, Any]:
+        """Return what ``config.json`` says of the run that is to go on, empty if none is."""
+        return self.config() if resume or self._restarted else {}
+
     def open(self, config: dict[str, Any], state: State, *, resume: bool) -> None:
         """Take the folder for a run; if it holds the run already, bring `state` to where that one was.
 
+        It is locked until `close`. After a restart by torchrun, the run goes on with or without `resume`.
+
         Raises:
-            RunError: if the folder holds another run, one that `resume` does not allow to continue, or a damaged one;
-                nothing in it was changed.
+            RunError: if the folder holds another run, one that `resume` does not allow to continue, or a damaged one,
+                or another process writes it; nothing in it was changed.
         """
         known = self.folder / "config.json"
         config = {"format": FORMAT, **config}
         if self.folder.exists() and not self.folder.is_dir():
             cure = "Choose a new folder; the file is untouched."
             raise RunError(explain(str(self.folder), expected="a new or empty folder", got="a file", cure=cure))
+        if not known.exists() and self.folder.exists() and any(map(_foreign, self.folder.iterdir())):
+            cure = "Choose a new folder; nothing in this one was changed."
+            raise RunError(explain(str(self.folder), expected="a new or empty folder", got="other files", cure=cure))
+        self._lock = locked(self.folder)
+        try:
+            self._take(known, config, state, resume=resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _take(self, known: Path, config: dict[str, Any], state: State, *, resume: bool) -> None:
         if known.exists():
-            if not resume:
+            if not (resume or self._restarted):
                 cure = "Pass resume=True (--resume) to go on, or choose another folder."
                 raise RunError(explain(str(self.folder), expected="a new or empty folder", got="a run", cure=cure))
             self._check_same(read_json(known), config)
             self._restore(state)
             for leftover in self.folder.rglob(".*.part"):  # of a save that was killed
                 leftover.unlink(missing_ok=True)
-        elif self.folder.exists() and any(path.suffix != ".part" for path in self.folder.iterdir()):
-            cure = "Choose a new folder; nothing in this one was changed."
-            raise RunError(explain(str(self.folder), expected="a new or empty folder", got="other files", cure=cure))
         write_json(known, config)
+        remember(str(self.folder.absolute()))
+
+    def close(self) -> None:
+        """Give the folder free."""
+        if self._lock is not None:
+            unlock(self._lock)
+            self._lock = None
 
     def due(self) -> bool:
         """Return whether the time between checkpoints is over."""
@@ -106,6 +134,11 @@ class Checkpoint:
                     cure = "A resumed run keeps its settings; choose another folder for a new run."
                     expected = f"the run's {part}.{key} = {theirs.get(key)!r}"
                     raise RunError(explain(str(self.folder), expected=expected, got=repr(mine.get(key)), cure=cure))
+
+
+def _foreign(path: Path) -> bool:
+    """Return whether a file is of no run that is only about to begin."""
+    return path.suffix != ".part" and path.name != LOCK
 
 
 def check_format(path: Path, content: Any) -> None:

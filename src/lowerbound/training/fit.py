@@ -8,19 +8,23 @@ import platform
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lowerbound.core.device import find_device
+from lowerbound.core.distributed import by_first, gather, place, share
 from lowerbound.core.errors import ArgumentError, NonFiniteError, TrainingWarning, explain
 from lowerbound.core.numerics import flushed_denormals
-from lowerbound.core.random import seeded
+from lowerbound.core.random import reseed, seeded
 from lowerbound.core.types import Data, Objective, follows
 from lowerbound.training.callbacks import Callback, ProgressBar
 from lowerbound.training.checkpoint import Checkpoint
+from lowerbound.training.microbatches import check_apart, settle
 from lowerbound.training.modes import choose, recorded
 from lowerbound.training.run import Run
 from lowerbound.training.settings import Settings
@@ -53,6 +57,10 @@ def fit(
     The noise of every step and the order of every epoch are functions of the seed, so the same call gives the same
     weights, bit for bit, on the same machine; and so does a call that was killed at any point and resumed.
 
+    Under torchrun, all processes make this call. They share out the microbatches of every step, so that as many
+    processes as you like make the same training out of the same `microbatches`, to rounding. The first one alone
+    writes, and has a progress bar and callbacks.
+
     Args:
         objective: What is maximised, such as ``lb.objectives.ELBO(model)``.
         train: The rows to train on.
@@ -68,7 +76,7 @@ def fit(
         state: The moving parts of this objective, a `lowerbound.training.State`, to go on from with these rows until
             `epochs` are over in all. It is moved on, by its own settings of optimizer and warm-up. None to start.
         settings: The arguments of `lowerbound.training.settings.Settings`: epochs, batch_size, optimizer, lr, schedule,
-            kl_warmup, clip, patience, keep, precision, compile, seed and optimizer_options.
+            kl_warmup, clip, patience, keep, precision, compile, microbatches, seed and optimizer_options.
 
     Returns:
         The run: the trained model (on `device`, in evaluation mode), its history and its folder.
@@ -76,7 +84,7 @@ def fit(
     Raises:
         ArgumentError: if a setting is out of range or the device is not there.
         NodeError: if the model cannot take the data; the message names the node and the cure.
-        RunError: if `out` holds another run, or cannot be written.
+        RunError: if `out` holds another run, is written by another process, or cannot be written.
         NonFiniteError: at the first value that is not finite; the message names the term and the layer.
 
     Example:
@@ -86,14 +94,18 @@ def fit(
         >>> [record["epoch"] for record in run.history]
         [1, 2]
     """
-    chosen, device = _settings(settings), find_device(device)
+    here, chosen, device = place(), _settings(settings), find_device(device)
     module, data, validation = _to(objective, train, validation, device)
     batch_size = min(chosen.batch_size, len(data))
     batches = len(data) // batch_size
+    checkpoint = Checkpoint(out, checkpoint_seconds) if out is not None and here.first else None
+    before = by_first(lambda: checkpoint.continued(resume=resume) if checkpoint else {})
+    chosen = settle(recorded(chosen, before), batch_size)
     if state is None:
         chosen.check_length(chosen.epochs * batches)
     else:
         _check_state(state, objective, out)
+        state.settings = replace(state.settings, microbatches=chosen.microbatches)
     if chosen.patience is not None and validation is None:
         cure = "Pass validation rows, or leave patience out."
         raise ArgumentError(explain("patience", expected="validation rows to judge by", got="none", cure=cure))
@@ -102,12 +114,12 @@ def fit(
         got = f"{type(objective).__name__}, whose estimate is no bound"
         raise ArgumentError(explain("patience", expected="an objective that is a bound", got=got, cure=cure))
     with seeded(chosen.seed, "validate"):
-        objective.validate(next(iter(data.evaluation_batches(batch_size))).to(device))
+        first = next(iter(data.evaluation_batches(batch_size))).to(device)
+        objective.validate(first)
+        if chosen.microbatches != 1:
+            check_apart(objective, first)
 
-    watchers = [*([ProgressBar(certified=objective.certified)] if progress else []), *callbacks]
-    checkpoint = Checkpoint(out, checkpoint_seconds) if out is not None else None
-    if checkpoint and resume:
-        chosen = recorded(chosen, checkpoint.config())
+    watchers = [*([ProgressBar(certified=objective.certified)] if progress else []), *callbacks] if here.first else []
     state = state or State(objective, chosen, chosen.epochs * batches)
 
     def batches_from(epoch: int, start: int) -> Iterator[Tensor]:
@@ -127,8 +139,11 @@ def fit(
         "versions": _versions(),
         **(config or {}),
     }
-    if checkpoint:
-        checkpoint.open(description, state, resume=resume)
+    by_first(lambda: checkpoint.open(description, state, resume=resume) if checkpoint else None)
+    if here.size > 1:
+        begun = share(state.pack())
+        if not here.first:
+            state.unpack(begun)
     watch = Watch(state, batches_from, checkpoint.folder if checkpoint else None)
 
     with flushed_denormals(), seeded(chosen.seed, "fit"):
@@ -144,25 +159,27 @@ def fit(
                     watch.look()
                     for watcher in watchers:
                         watcher.step(epoch=state.epoch, batch=state.batch, sums=state.sums)
-                    if checkpoint and state.batch < batches and checkpoint.due():
-                        watch.look(now=True)
+                    if checkpoint and state.batch < batches and checkpoint.due() and watch.look(now=here.size == 1):
                         checkpoint.save(state)
                 watch.look(now=True)
                 seconds = time.perf_counter() - clock
                 record = _close_epoch(state, validation, batch_size, seconds, (batches - start) * batch_size / seconds)
                 for watcher in watchers:
                     watcher.epoch(record)
-                for remark in _to_say(state.history):
+                for remark in _to_say(state.history) if here.first else []:
                     warnings.warn(f"epoch {record['epoch']}: {remark}", TrainingWarning, stacklevel=2)
                 if checkpoint and (checkpoint.due() or state.epoch == chosen.epochs or _should_stop(state)):
                     checkpoint.save(state)
         finally:
             for watcher in watchers:
                 watcher.stop()
+            if checkpoint:
+                checkpoint.close()
 
+    share({})  # the first process has written all
     objective.model.load_state_dict(state.weights())
     module.eval()
-    return Run(objective.model, state.history, description, checkpoint.folder if checkpoint else None)
+    return Run(objective.model, state.history, description, None if out is None else Path(out))
 
 
 def _close_epoch(
@@ -206,14 +223,21 @@ def _validate(state: State, validation: Data, batch_size: int) -> dict[str, floa
     """Return the objective's mean terms on the validation rows, under the same noise after every epoch."""
     module: Any = state.objective
     module.eval()
-    totals: dict[str, Tensor] = {}
+    here, own = place(), dict[str, Tensor]()
     with seeded(state.settings.seed, "validation"):
-        for x in validation.evaluation_batches(batch_size):
+        for number, x in enumerate(validation.evaluation_batches(batch_size)):
+            if number % here.size != here.rank:
+                continue
+            reseed(state.settings.seed, "validation", number)
             x = x.to(state.objective.kl_weight.device)
             for player in state.players:
                 for name, term in state.objective(x, player.name).terms.items():
-                    totals[name] = totals.get(name, 0.0) + term.double() * len(x)
+                    own[name] = own.get(name, 0.0) + term.double() * len(x)
     module.train()
+    totals: dict[str, Tensor] = {}
+    for part in gather(own):
+        for name, value in part.items():
+            totals[name] = totals.get(name, 0.0) + value.cpu()
     means = {name: float(total) / len(validation) for name, total in totals.items()}
     bad = [name for name, mean in means.items() if not math.isfinite(mean)]
     if bad:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowerbound.core.distributed import share
 from lowerbound.core.errors import ArgumentError, explain
 from lowerbound.training.graphs import GraphedStep
 from lowerbound.training.settings import Settings
@@ -56,7 +57,7 @@ class Mode:
 
 
 def recorded(asked: Settings, config: Mapping[str, Any]) -> Settings:
-    """Return settings with what an earlier part of the run has decided in place of each ``"auto"``.
+    """Return settings with what an earlier part of the run has decided where they leave it open.
 
     Args:
         asked: The settings.
@@ -64,6 +65,8 @@ def recorded(asked: Settings, config: Mapping[str, Any]) -> Settings:
     """
     found = config.get("training") or {}
     auto = {name: found[name] for name in ("precision", "compile") if getattr(asked, name) == "auto" and name in found}
+    if found and asked.microbatches is None:
+        auto["microbatches"] = found.get("microbatches", 1)
     return replace(asked, **auto)
 
 
@@ -82,6 +85,10 @@ def choose(state: State, batches: Batches, steps: int) -> Mode:
         ArgumentError: if graphs are asked for on a device that has none.
     """
     asked, objective = state.settings, _forward(state)
+    alone = asked.microbatches in (None, 1)
+    if asked.compile == "graphs" and not alone:
+        cure = "Leave it out, or train in one process with microbatches=1."
+        raise ArgumentError(explain("compile", expected="no graphs with microbatches", got="'graphs'", cure=cure))
     if "auto" not in (asked.precision, asked.compile):
         return Mode(asked.precision, asked.compile, _make(state, asked.compile, objective), {})
     x = next(batches(0, 0))
@@ -93,7 +100,7 @@ def choose(state: State, batches: Batches, steps: int) -> Mode:
         if times["bfloat16", plain][0] * _MARGIN < times["float32", plain][0]:
             precision = "bfloat16"
     best, forward = plain, objective
-    others = [] if asked.compile != "auto" else ["graphs", True] if x.device.type == "cuda" else [True]
+    others = [] if asked.compile != "auto" else ["graphs", True] if x.device.type == "cuda" and alone else [True]
     for other in others:
         seconds = times[precision, best][0] * steps
         if other is True and seconds < _WORTH:
@@ -157,7 +164,10 @@ def _compiled(objective: Forward) -> Forward:
 
 
 def _time(state: State, x: Tensor, precision: str, step: Step) -> tuple[float, float]:
-    """Return the seconds of a step, and the seconds that its start took; the state is left as it was."""
+    """Return the seconds of a step, and the seconds that its start took; the state is left as it was.
+
+    Several processes take the steps together, and all go by the first one's clock.
+    """
     before, asked = state.snapshot(), state.settings
     state.settings = replace(asked, precision=precision)  # type: ignore[arg-type]
     try:
@@ -176,7 +186,8 @@ def _time(state: State, x: Tensor, precision: str, step: Step) -> tuple[float, f
     finally:
         state.settings = asked
         state.unpack(before)
-    return statistics.median(taken), starting
+    seconds = share({"step": statistics.median(taken), "start": starting})
+    return seconds["step"], seconds["start"]
 
 
 def _wait(state: State) -> None:

@@ -66,6 +66,8 @@ class Settings:
             an NVIDIA device replay them; ``"auto"`` for whichever makes the run shortest. What is faster is measured on
             the first batch, by steps that the run does not keep; ``config.json`` says what was decided, and a resumed
             run keeps to it.
+        microbatches: Parts in which a step's batch is computed, each with noise of its own, to save memory or to share
+            them out among processes; None for one for each process.
         seed: The seed of everything that is drawn.
     """
 
@@ -81,6 +83,7 @@ class Settings:
     keep: Literal["best", "last"] = "best"
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     compile: bool | Literal["graphs", "auto"] = False
+    microbatches: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -94,6 +97,8 @@ class Settings:
             cure = "Let the run measure it with 'auto', or decide."
             expected = "True, False, 'graphs' or 'auto'"
             raise ArgumentError(explain("compile", expected=expected, got=repr(self.compile), cure=cure))
+        if self.microbatches is not None:
+            positive_int("microbatches", self.microbatches)
         if self.clip is not None:
             number("clip", self.clip, low=0.0, open_low=True)
         if self.patience is not None:
@@ -164,10 +169,11 @@ class Settings:
         return factory(optimizer, steps * player.steps)
 
     def describe(self) -> dict[str, Any]:
-        """Return the settings as plain values; functions are named."""
+        """Return the settings as plain values; functions are named, and a single microbatch is not."""
         return {
             key: getattr(value, "__name__", _ADDRESS.sub("", repr(value))) if callable(value) else value
             for key, value in asdict(self).items()
+            if key != "microbatches" or value not in (None, 1)
         }
 
 

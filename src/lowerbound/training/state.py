@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lowerbound.core.random import reseed
 from lowerbound.core.types import Objective, Outcome, Player
+from lowerbound.training.microbatches import descend
 from lowerbound.training.settings import Settings
 
 __all__ = ["Forward", "State", "begin", "collect", "differentiate", "end", "moves", "train_step", "update"]
@@ -100,12 +101,13 @@ def train_step(state: State, x: Tensor, forward: Forward) -> None:
 def moves(state: State, x: Tensor, forward: Forward) -> Iterator[tuple[Player, Outcome]]:
     """Go through a step move by move: each is yielded when its gradients are there and its parameters not yet moved.
 
-    All draw from one stream of noise, one after the other, so every move has noise of its own.
+    All draw from one stream of noise, one after the other, so every move has noise of its own; microbatches have
+    streams of their own. With several processes, `x` is the whole batch, and so is every outcome.
     """
     begin(state)
     for player in state.players:
-        for _ in range(player.steps):
-            outcome = differentiate(state, player, x, forward)
+        for turn in range(player.steps):
+            outcome = differentiate(state, player, x, forward, turn=turn)
             yield player, outcome
             update(state, player)
             state.schedules[player.name].step()
@@ -119,10 +121,18 @@ def begin(state: State) -> None:
     state.objective.kl_weight.fill_(state.settings.kl_weight(state.step))
 
 
-def differentiate(state: State, player: Player, x: Tensor, forward: Forward) -> Outcome:
-    """Leave the gradients of a player's cost with its parameters."""
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=state.settings.precision == "bfloat16"):
-        outcome = forward(x, player.name)
+def differentiate(state: State, player: Player, x: Tensor, forward: Forward, *, turn: int = 0) -> Outcome:
+    """Leave the gradients of a player's cost with its parameters, in its turn of this number in the step."""
+    settings = state.settings
+
+    def judge(x: Tensor, player: str) -> Outcome:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            return forward(x, player)
+
+    if settings.microbatches not in (None, 1):
+        state.optimizers[player.name].zero_grad(set_to_none=True)
+        return descend(x, player, judge, settings, step=state.step, turn=turn)
+    outcome = judge(x, player.name)
     state.optimizers[player.name].zero_grad(set_to_none=True)
     outcome.cost.backward(inputs=player.parameters)
     return outcome

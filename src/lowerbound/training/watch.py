@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lowerbound.core.distributed import gather
 from lowerbound.core.errors import NonFiniteError
 from lowerbound.core.files import write_tree
 from lowerbound.core.types import Outcome, Player
@@ -38,19 +39,27 @@ class Watch:
         self._state, self._batches, self._folder = state, batches, folder
         self._good = state.snapshot()
 
-    def look(self, *, now: bool = False) -> None:
+    def look(self, *, now: bool = False) -> bool:
         """Read the sums and the weights if it is time to, or `now`.
+
+        Several processes must look at the same steps: to find a bad one, they repeat the steps together.
+
+        Returns:
+            Whether all steps so far were looked at.
 
         Raises:
             NonFiniteError: if a step since the last reading was bad.
         """
         steps = self._state.step - int(self._good["step"])
-        if not steps or (not now and steps < EVERY):
-            return
+        if not steps:
+            return True
+        if not now and steps < EVERY:
+            return False
         if not all(bool(value.isfinite()) for value in self._state.sums.values()) or _bad_weight(self._state):
             self._replay()
         if steps >= EVERY:
             self._good = self._state.snapshot()
+        return True
 
     def _replay(self) -> None:
         """Go back to the good state, repeat the steps, and raise at the first bad one."""
@@ -107,8 +116,9 @@ def _repeat(state: State, x: Tensor) -> str:
 def _examine(state: State, player: Player, outcome: Outcome, layers: list[str]) -> str:
     """Return what is not finite in a move, or an empty string."""
     terms = [name for name, term in outcome.terms.items() if not bool(term.isfinite())]
-    where = f", first in layer {layers[0]!r}" if layers else ", in no layer: the densities overflow"
     if terms or not bool(outcome.cost.isfinite()):
+        named = [name for seen in gather({"layers": layers[:1]}) for name in seen["layers"]]
+        where = f", first in layer {named[0]!r}" if named else ", in no layer: the densities overflow"
         parts = [name for name in terms if name in ("reconstruction", "kl", "kl_estimate")] or terms or ["cost"]
         return f"{' and '.join(map(repr, parts))} {'are' if len(parts) > 1 else 'is'} not finite{where}"
     moved = {id(parameter) for parameter in player.parameters}
