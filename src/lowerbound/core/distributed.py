@@ -50,7 +50,7 @@ class Place(NamedTuple):
 def place() -> Place:
     """Return this process's place; at the first call, wait for the others that torchrun started.
 
-    A process group that the caller made is used as it is. Otherwise one is made if the environment says that there are
+    A process group that the caller made is used as it is; it has to serve tensors on the processor too. Otherwise one is made if the environment says that there are
     several processes (``WORLD_SIZE``, ``RANK``, ``MASTER_ADDR``, ``MASTER_PORT``): gloo on processors, NCCL on
     accelerators, of which every process of a machine takes its own; where there are too few, they share them over gloo.
 
@@ -98,11 +98,14 @@ def _meet(memory: Any, rank: int) -> Any:
     while True:
         host, port = memory.get(key).decode().split()
         try:
-            return TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=5))
+            own = TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=5))
         except dist.DistError:  # that of an earlier first process, which was killed
             if time.monotonic() > end:
                 raise
             time.sleep(0.2)
+        else:
+            own.set_timeout(timedelta(seconds=_PATIENCE))
+            return own
 
 
 def _leave() -> None:
