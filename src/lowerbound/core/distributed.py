@@ -50,9 +50,10 @@ class Place(NamedTuple):
 def place() -> Place:
     """Return this process's place; at the first call, wait for the others that torchrun started.
 
-    A process group that the caller made is used as it is; it has to serve tensors on the processor too. Otherwise one is made if the environment says that there are
-    several processes (``WORLD_SIZE``, ``RANK``, ``MASTER_ADDR``, ``MASTER_PORT``): gloo on processors, NCCL on
-    accelerators, of which every process of a machine takes its own; where there are too few, they share them over gloo.
+    A process group that the caller made is used as it is; it must serve tensors on the processor too. Otherwise one is
+    made if the environment says that there are several processes (``WORLD_SIZE``, ``RANK``, ``MASTER_ADDR``,
+    ``MASTER_PORT``): gloo on processors, NCCL on accelerators, of which every process of a machine takes its own; where
+    there are too few, they share them over gloo.
 
     Example:
         >>> place()

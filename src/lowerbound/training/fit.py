@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -145,8 +146,9 @@ def fit(
         if not here.first:
             state.unpack(begun)
     watch = Watch(state, batches_from, checkpoint.folder if checkpoint else None)
+    held = contextlib.closing(checkpoint) if checkpoint else contextlib.nullcontext()
 
-    with flushed_denormals(), seeded(chosen.seed, "fit"):
+    with held, flushed_denormals(), seeded(chosen.seed, "fit"):
         for watcher in watchers:
             if mode.milliseconds:
                 watcher.note(str(mode))
@@ -173,8 +175,6 @@ def fit(
         finally:
             for watcher in watchers:
                 watcher.stop()
-            if checkpoint:
-                checkpoint.close()
 
     share({})  # the first process has written all
     objective.model.load_state_dict(state.weights())
