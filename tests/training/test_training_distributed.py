@@ -366,6 +366,11 @@ def test_more_microbatches_than_rows_are_refused() -> None:
         tiny.fit(microbatches=0)
 
 
+def test_graphs_of_microbatches_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="compile: expected no graphs with microbatches, got 'graphs'. Leave it"):
+        tiny.fit(compile="graphs", microbatches=2)
+
+
 def test_a_folder_that_a_run_writes_is_refused_to_another(tmp_path: Path) -> None:
     seen = []
 
