@@ -1,4 +1,4 @@
-# make demo | test | slow | lint | clean.  PYTHON: which interpreter makes the environment; VENV: where it lies.
+# make demo | test | slow | lint | docs | clean.  PYTHON: which interpreter makes the environment; VENV: where it lies.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 DEMO := runs/demo
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -28,8 +28,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# site/index.html opens from the folder, without a server.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The empty files .demo and .dev in the environment tell which set of packages it holds.
@@ -40,6 +45,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable ".[dev]"
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable ".[docs]"
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit( \
