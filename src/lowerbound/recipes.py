@@ -39,6 +39,8 @@ class Recipe:
         binarize: The binarisation; None for the data's own, or none if the likelihood is not Bernoulli.
         missing: Whether values of the data may be missing; the model then takes rows with gaps.
         schema: A schema file for a table; None to infer one where the table has columns of text.
+        image_size: The side of the square that the pictures of a folder are brought to; None for their common size, or
+            for what fits most of them.
         likelihood: The likelihood; None for the one that fits the data: ``bernoulli`` for binary values, ``logistic``
             for 8-bit pixels, ``gaussian`` for the rest.
         likelihood_options: Arguments of the likelihood, such as ``{"scale": "per-dimension"}``.
@@ -61,6 +63,7 @@ class Recipe:
     binarize: str | None = None
     missing: bool = False
     schema: str | None = None
+    image_size: int | None = None
     likelihood: str | None = None
     likelihood_options: Mapping[str, Any] = field(default_factory=dict)
     model: str = "VAE"
@@ -302,7 +305,8 @@ def training_data(recipe: Recipe) -> tuple[sources.Dataset, sources.Dataset | No
         binarize = "none"
     seed = recipe.seed if recipe.data_seed is None else recipe.data_seed
     schema = recipe.schema or ("infer" if recipe.likelihood == "mixed" else None)
-    rows, _ = sources.load(recipe.data, binarize=binarize, seed=seed, missing=recipe.missing, schema=schema)
+    options: dict[str, Any] = {"missing": recipe.missing, "schema": schema, "image_size": recipe.image_size}
+    rows, _ = sources.load(recipe.data, binarize=binarize, seed=seed, **options)
     fraction = min(0.1, 3000 / len(rows)) if recipe.validation is None else recipe.validation
     number("validation", fraction, low=0.0, high=0.9)
     if fraction == 0 or (recipe.validation is None and len(rows) < 20):

@@ -86,7 +86,9 @@ def load_data(run: Run, split: str = "test", *, source: str | None = None) -> so
     missing = bool(described.get("missing", False))
     own = {"labels": described["labels"]} if "labels" in described else {}
     columns = schema(run)
-    table = {} if columns is None else {"schema": columns}
+    table: dict[str, Any] = {} if columns is None else {"schema": columns}
+    if "images" in described and Path(source or described["source"]).expanduser().is_dir():
+        table["image_size"] = described["event_shape"]
     if source is not None:
         file = source not in sources.SOURCES
         return sources.load_all(

@@ -42,8 +42,10 @@ def prepared(tmp_path_factory) -> Path:
     (place / "notes.txt").write_text("mine")
     (place / "nothing").mkdir()
     (place / "mixed").mkdir()
+    (place / "damaged").mkdir()
     for i, size in enumerate([(4, 4), (5, 4)]):
         Image.fromarray(np.zeros(size, np.uint8)).save(place / "mixed" / f"{i}.png")
+        (place / "damaged" / f"{i}.png").write_bytes((place / "mixed" / f"{i}.png").read_bytes()[: 45 if i else None])
     recipe = RECIPES["vae"].changed(
         data="four-points", latent_dim=2, model_options={"hidden": [8]}, training={"epochs": 1}, validation=0.0
     )
@@ -103,7 +105,9 @@ MISTAKES: dict[str, tuple[list[object], str]] = {
         "gap.csv, line 3, column 'b': expected a finite number, got an empty cell",
     ),
     "empty folder": (training(data="nothing"), "nothing: expected a folder of pictures, got no picture"),
-    "pictures of two sizes": (training(data="mixed"), "mixed: expected 4 x 4 grey pixels"),
+    "damaged picture": (training(data="damaged"), "damaged/1.png: expected a picture, got"),
+    "image size": (training("--image-size", "0", data="mixed"), "image_size: expected a positive integer, got 0"),
+    "image size of a table": (training("--image-size", "8", data="gap.csv"), "image_size: expected None for gap.csv"),
     "truncated mnist": (training(data="mnist"), "train-images-idx3-ubyte"),
     "grey bernoulli": (
         training("--likelihood", "bernoulli", "--binarize", "none", data="digits"),

@@ -324,23 +324,29 @@ ERRORS = {
         {},
         "a.png: expected a picture, got .*truncated",
     ),
-    "picture size": (
-        lambda folder: (draw(folder / "p/a.png", GREY[0]), draw(folder / "p/b.png", GREY[0].T.copy())),
+    "pictures damaged": (
+        lambda folder: (
+            draw(folder / "p/a.png", GREY[0]),
+            *((folder / f"p/{name}.jpg").write_bytes(b"x") for name in "bcdefgh"),
+        ),
         "p",
         {},
-        "expected 3 x 4 grey pixels, as in a.png, got b.png with 4 x 3 grey pixels. Bring all",
+        r"expected pictures, got 7 damaged ones: \S*b.jpg; \S*c.jpg; .*f.jpg; \.\.\.\. Remove them",
     ),
-    "picture colour": (
-        lambda folder: (draw(folder / "p/a.png", GREY[0]), draw(folder / "p/b.png", GREY[0], "RGB")),
+    "pictures all damaged": (
+        lambda folder: ((folder / "p").mkdir(), (folder / "p/b.png").write_bytes(b"")),
         "p",
         {},
-        "got b.png with 3 x 4 coloured pixels",
+        "b.png: expected a picture, got cannot identify",
     ),
-    "picture depth": (
-        lambda folder: draw(folder / "p/a.png", GREY[0].astype(np.uint16) * 100),
+    "picture of fractions": (
+        lambda folder: (
+            (folder / "p").mkdir(),
+            Image.fromarray(np.ones((3, 4), dtype=np.float32)).save(folder / "p/a.png", format="tiff"),
+        ),
         "p",
         {},
-        "a.png: expected 8-bit pixels, got mode I;16",
+        "a.png: expected whole-numbered pixels, got mode F. Save it",
     ),
     "pictures mixed": (
         lambda folder: (draw(folder / "p/a.png", GREY[0]), draw(folder / "p/cat/b.png", GREY[0])),

@@ -47,7 +47,7 @@ _DATA = (
         "a table of numbers or mixed types; a column `label` is kept beside",
         "all but a tenth for testing",
     ),
-    ("FOLDER", "images of one size; sub-folders are labels", "all but a tenth for testing"),
+    ("FOLDER", "images, brought to one size; sub-folders are labels", "all but a tenth for testing"),
 )
 
 

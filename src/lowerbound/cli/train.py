@@ -11,6 +11,7 @@ import typer
 from lowerbound import recipes as library
 from lowerbound.cli.options import COMPILE, Device, Seed, key_values, say, schema_lines, sizes
 from lowerbound.core.checks import choice
+from lowerbound.data import Dataset
 from lowerbound.nn import POSTERIORS, PRIORS
 
 __all__ = ["train"]
@@ -61,6 +62,12 @@ def train(
     schema: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="What the columns of a table are, in TOML; see `lowerbound data`."),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="The side of the square that the pictures of a folder are brought to, in pixels."
+        ),
     ] = None,
     particles: Annotated[int | None, typer.Option(help="Posterior draws a row.")] = None,
     gradient: Annotated[
@@ -135,6 +142,7 @@ def train(
         binarize=binarize,
         missing=missing or None,
         schema=None if schema is None else str(schema),
+        image_size=image_size,
         likelihood=likelihood,
         likelihood_options={"scale": _scale(scale), "components": components},
         latent_dim=latent_dim,
@@ -192,7 +200,7 @@ def train(
         tensorboard=tensorboard,
         mlflow=mlflow,
         command=["lowerbound", *sys.argv[1:]],
-        show=lambda rows: say("\n".join(["columns:", *schema_lines(rows.schema)])) if rows.schema else None,
+        show=_show,
     )
     last = run.history[-1]
     shown = last.get("validation") or last["train"]
@@ -208,6 +216,19 @@ def train(
         say(f"{next(iter(shown))} is no certified bound of log p(x): evaluate to see what holds")
     say(f"run folder: {out}")
     say(f"next: lowerbound evaluate {out}; lowerbound report {out}")
+
+
+def _show(rows: Dataset) -> None:
+    """Say what the rows were taken for, where a reader could not know."""
+    if rows.schema:
+        say("\n".join(["columns:", *schema_lines(rows.schema)]))
+    images = rows.describe().get("images")
+    if images is not None:
+        *colours, height, width = rows.event_shape
+        size = f"{height} x {width}" if height == width else f"{height} (height) x {width} (width)"
+        say(f"images: {size} pixels, {'RGB' if colours else 'grey'}")
+        for done, count in images.items():
+            say(f"  {count:,} of the folder: {done}")
 
 
 def _scale(text: str | None) -> float | str | None:

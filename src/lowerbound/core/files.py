@@ -31,6 +31,7 @@ __all__ = [
     "tree_from_bytes",
     "tree_to_bytes",
     "unlock",
+    "user_cache",
     "write_bytes",
     "write_json",
     "write_tree",
@@ -39,6 +40,12 @@ __all__ = [
 
 LOCK = ".lock"
 """The name of the file by which a folder is locked; it is there only as long."""
+
+
+def user_cache(name: str) -> Path:
+    """Return a folder in the user's cache directory, which is ``$XDG_CACHE_HOME`` or ``~/.cache``; it need not exist."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "lowerbound" / name
 
 
 @contextlib.contextmanager

@@ -292,8 +292,8 @@ class Dataset:
         moments: tuple[Tensor, Tensor] = self._cache["moments"]
         return moments
 
-    def with_record(self, **facts: str) -> Dataset:
-        """Return the same rows with more facts in `describe`: what is needed to find them again."""
+    def with_record(self, **facts: Any) -> Dataset:
+        """Return the same rows with more facts in `describe`, plain values: what is needed to find them again."""
         return self._changed(_record={**self._record, **facts})
 
     def describe(self) -> dict[str, Any]:

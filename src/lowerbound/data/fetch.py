@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lowerbound.core.errors import DataError, explain
-from lowerbound.core.files import write_bytes
+from lowerbound.core.files import user_cache, write_bytes
 
 __all__ = ["CHECKSUMS", "MIRRORS", "cache_folder", "mnist_file", "mnist_folder"]
 
@@ -56,8 +56,7 @@ def mnist_folder() -> Path | None:
 
 def cache_folder() -> Path:
     """Return the folder of the user's into which downloads of MNIST go; it need not exist."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "lowerbound" / "mnist"
+    return user_cache("mnist")
 
 
 def _folders() -> Iterator[Path]:

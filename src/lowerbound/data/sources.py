@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from lowerbound.data.binarize import check
 from lowerbound.data.builtin import digits, four_points, mnist
 from lowerbound.data.cells import frame_cells, has_text, is_frame, read_cells
 from lowerbound.data.dataset import Dataset
-from lowerbound.data.images import read_folder
+from lowerbound.data.images import ImageSize, read_folder
 from lowerbound.data.schema import Column, encode, infer, read_schema
 from lowerbound.data.table import encode_labels
 from lowerbound.data.tables import read_csv, read_parquet
@@ -37,6 +38,7 @@ def load(
     labels: Any = None,
     missing: bool = False,
     schema: Schema | None = None,
+    image_size: ImageSize | None = None,
 ) -> tuple[Dataset, Dataset]:
     """Load a built-in set, or a file or folder that is split at random.
 
@@ -48,7 +50,7 @@ def load(
     ``.csv``      columns of numbers or mixed types, with or without a header          the name of a column
     ``.parquet``  columns of numbers or mixed types                                    the name of a column
     a data frame  of pandas or polars: columns of mixed types                          the name of a column
-    a folder      pictures of one size; sub-folders are labels                         no use
+    a folder      pictures, brought to one size; sub-folders are labels                no use
     ============  ===================================================================  ======================
 
     Args:
@@ -62,6 +64,7 @@ def load(
             in tables.
         schema: What the columns of a table are: a schema file, ``"infer"``, or the columns of another set. A table
             with a column of text, and a data frame, are inferred without being asked; a table of numbers is not.
+        image_size: The size that the pictures of a folder are brought to, as in `lowerbound.data.images.read_folder`.
 
     Returns:
         The train and the test split.
@@ -80,12 +83,13 @@ def load(
     name = _name(source)
     if name in SOURCES and not is_frame(source):
         _refuse_schema(name, schema)
+        _refuse_size(name, image_size)
         if labels is not None:
             cure = "Leave the argument away: the set has its labels."
             raise ArgumentError(explain("labels", expected=f"None for {name}", got="labels", cure=cure))
         _refuse_gaps(name, missing)
         return _built_in(name, binarize, seed, test_fraction)
-    whole = _whole(source, binarize=binarize, seed=seed, labels=labels, missing=missing, schema=schema)
+    whole = _whole(source, binarize, seed, labels, missing, schema, image_size)
     return whole.split_off(0.1 if test_fraction is None else test_fraction, seed=seed, name="test")
 
 
@@ -97,6 +101,7 @@ def load_all(
     labels: Any = None,
     missing: bool = False,
     schema: Schema | None = None,
+    image_size: ImageSize | None = None,
 ) -> Dataset:
     """Load every row of a path, in order; of a built-in set, its test split.
 
@@ -107,6 +112,7 @@ def load_all(
         labels: As for `load`.
         missing: As for `load`.
         schema: As for `load`.
+        image_size: As for `load`.
 
     Raises:
         DataError: if there is nothing at the path or its content cannot be used; the message names the place.
@@ -118,8 +124,8 @@ def load_all(
     """
     name = _name(source)
     if name in SOURCES and not is_frame(source):
-        return load(name, binarize=binarize, seed=seed, missing=missing, schema=schema)[1]
-    return _whole(source, binarize=binarize, seed=seed, labels=labels, missing=missing, schema=schema)
+        return load(name, binarize=binarize, seed=seed, missing=missing, schema=schema, image_size=image_size)[1]
+    return _whole(source, binarize, seed, labels, missing, schema, image_size)
 
 
 def _name(source: Any) -> str:
@@ -138,14 +144,31 @@ def _refuse_gaps(name: str, missing: bool) -> None:
         raise ArgumentError(explain("missing", expected=f"False for {name}", got=missing, cure=cure))
 
 
+def _refuse_size(name: str, image_size: ImageSize | None) -> None:
+    if image_size is not None:
+        cure = "Leave it out: only the pictures of a folder are brought to another size."
+        raise ArgumentError(explain("image_size", expected=f"None for {name}", got=image_size, cure=cure))
+
+
 def _whole(
-    source: Any, *, binarize: str | None, seed: int, labels: Any, missing: bool, schema: Schema | None
+    source: Any,
+    binarize: str | None,
+    seed: int,
+    labels: Any,
+    missing: bool,
+    schema: Schema | None,
+    image_size: ImageSize | None,
 ) -> Dataset:
     """Read a path or a data frame."""
     name = _name(source)
     if is_frame(source):
+        _refuse_size(name, image_size)
         return _mixed(source, name, binarize, seed, labels, missing, schema)
     read = _reader(name)
+    if read is not read_folder:
+        _refuse_size(name, image_size)
+    elif image_size is not None:
+        read = partial(read_folder, image_size=image_size)
     if read not in (read_csv, read_parquet):
         _refuse_schema(name, schema)
     elif schema is not None:
@@ -205,7 +228,8 @@ def _numeric(name: str, read: Any, binarize: str | None, seed: int, labels: Any,
         seed=seed,
         missing=missing,
     )
-    return whole.with_record(labels=labels) if isinstance(labels, str) else whole
+    record = {**table.record, **({"labels": labels} if isinstance(labels, str) else {})}
+    return whole.with_record(**record) if record else whole
 
 
 def _built_in(name: str, binarize: str | None, seed: int, fraction: float | None) -> tuple[Dataset, Dataset]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +23,13 @@ class Table(NamedTuple):
         rows: The rows, shape ``[n, *event_shape]``.
         labels: Numbers or texts, one for each row, or None.
         levels: The number of levels if the kind of file fixes it.
+        record: What was done to the content, as plain values, for `Dataset.describe`.
     """
 
     rows: Tensor | Store
     labels: Any = None
     levels: int | None = None
+    record: Mapping[str, Any] = MappingProxyType({})
 
 
 def encode_labels(values: Any, *, source: str) -> tuple[Tensor, tuple[str, ...] | None]:
