@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -27,7 +28,15 @@ def experiments(names):
     assert Path("runs/logged/mlflow.json").exists()
 
 
-CHECKS = {"your-own-table.md": table, "export.md": export, "experiments.md": experiments}
+def images(names):
+    assert names["images"].shape == (16, 3, 16, 16)
+    measures = json.loads(Path("runs/shapes/scores.json").read_text())["measures"]
+    assert 0 < measures["iwae-100"]["bits_per_dim"] < 8
+    assert "bits/dim" in Path("runs/shapes/report.html").read_text()
+    assert len(Path("latents.csv").read_text().splitlines()) == 121
+
+
+CHECKS = {"your-own-table.md": table, "images.md": images, "export.md": export, "experiments.md": experiments}
 NEEDS = {"export.md": ["onnxruntime"], "experiments.md": ["optuna", "mlflow", "tensorboard"]}
 
 
@@ -40,13 +49,18 @@ def test_a_page_runs_in_order(page, lowerbound, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     names: dict[str, object] = {}
+    printed = ""  # of which blocks of text show a part
     for kind, code in re.findall(r"```(\w+)\n(.*?)```", (PAGES / page).read_text(), re.DOTALL):
         if kind == "python":
             exec(compile(code, page, "exec"), names)
             continue
+        if kind == "text":
+            assert code in printed
+            continue
         for line in code.strip().splitlines():
             program, *arguments = shlex.split(line)
             assert program == "lowerbound"
-            status, _, error = lowerbound(*arguments)
+            status, out, error = lowerbound(*arguments)
+            printed += out
             assert status == 0, f"{line}\n{error}"
     CHECKS[page](names)

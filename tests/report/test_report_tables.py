@@ -67,7 +67,7 @@ def test_markdown_has_as_many_cells_in_every_row_and_escapes_bars():
     scores = make_scores()
     scores.measures["a|b"] = {"value": 1.0, "stderr": 0.1, "n": 5, "kind": "estimate"}
     lines = tables.markdown(scores).splitlines()
-    assert {line.replace("\\|", "").count("|") for line in lines} == {len(tables.HEADER) + 1}
+    assert {line.replace("\\|", "").count("|") for line in lines} == {len(tables.header(scores)) + 1}
     assert lines[-1] == "| A\\|B | 1.00 ± 0.10 | 5 |  | estimate |"
 
 
@@ -83,6 +83,21 @@ def test_rich_table_shows_the_same_and_takes_brackets_literally():
     for row in tables.rows(scores):
         assert all(cell.strip() in shown for cell in row)
     assert "mnist, test rows" in shown
+
+
+def test_bits_per_dimension_have_a_column_where_there_are_any():
+    scores = make_scores(iwae=-99.5)
+    plain = tables.text(scores)
+    scores.measures["elbo"] |= {"bits_per_dim": 5.43219, "bits_per_dim_stderr": 0.0123}
+    lines = tables.text(scores).splitlines()
+    assert "bits/dim" not in plain
+    assert tables.header(scores) == ("measure", "nats per row", "bits/dim", "rows", "particles", "kind")
+    assert {len(row) for row in tables.rows(scores)} == {6}
+    assert "-104.22 ± 0.31  5.432 ± 0.012  10,000" in lines[2]
+    assert "IWAE-1000" in lines[5]
+    assert "5.4" not in lines[5]
+    scores.measures["elbo"] |= {"bits_per_dim_stderr": None}
+    assert tables.rows(scores)[0][2] == "5.4322"
 
 
 def test_meaning_names_the_particles_and_tells_bounds_from_estimates():

@@ -228,7 +228,7 @@ def _show(rows: Dataset) -> None:
         size = f"{height} x {width}" if height == width else f"{height} (height) x {width} (width)"
         say(f"images: {size} pixels, {'RGB' if colours else 'grey'}")
         for done, count in images.items():
-            say(f"  {count:,} of the folder: {done}")
+            say(f"  {done}: {count:,}")
 
 
 def _scale(text: str | None) -> float | str | None:

@@ -43,7 +43,7 @@ LOCK = ".lock"
 
 
 def user_cache(name: str) -> Path:
-    """Return a folder in the user's cache directory, which is ``$XDG_CACHE_HOME`` or ``~/.cache``; it need not exist."""
+    """Return a folder in the user's cache directory, which is ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "lowerbound" / name
 

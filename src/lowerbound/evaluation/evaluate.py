@@ -26,6 +26,7 @@ from lowerbound.core.random import seeded
 from lowerbound.core.types import Data, Model, follows
 from lowerbound.distributions import Implicit
 from lowerbound.evaluation.ais import check_annealing
+from lowerbound.evaluation.bits import bits_per_dim
 from lowerbound.evaluation.forecast import duration, forecast
 from lowerbound.evaluation.gallery import gallery
 from lowerbound.evaluation.latents import has_standard_prior, latent_summary, unit_kl
@@ -146,9 +147,11 @@ def evaluate(
     finally:
         for part, training in modes:
             part.training = training
+    about = {**data.describe(), "n_evaluated": n, "evaluation_seed": seed, "log_p": log_p}
+    summaries = {name: _summarise(one, *parsed[name]) for name, one in found.items()}
     return Scores(
-        measures={name: _summarise(one, *parsed[name]) for name, one in found.items()},
-        data={**data.describe(), "n_evaluated": n, "evaluation_seed": seed, "log_p": log_p},
+        measures={name: {**summary, **bits_per_dim(summary, about)} for name, summary in summaries.items()},
+        data=about,
         latents=summary,
         rows={name: one.rows["value"] for name, one in found.items()},
         gallery=arrays,

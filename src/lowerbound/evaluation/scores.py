@@ -25,7 +25,8 @@ class Scores:
 
     Attributes:
         measures: By name: ``value`` and ``stderr`` (over rows) in nats a row, ``n`` rows, ``particles``, ``kind``
-            (``"lower bound"``), and for the ELBO its parts ``reconstruction`` and ``kl``.
+            (``"lower bound"``), for the ELBO its parts ``reconstruction`` and ``kl``, and for 8-bit values whose
+            log p(x) is a probability ``bits_per_dim`` and ``bits_per_dim_stderr``.
         data: What was evaluated: set, split, binarisation, seed, hash.
         latents: Active units and the KL term of each unit; empty for models without an encoder.
         rows: The values of each row by measure, float64 ``[n]``, in the order of the data; kept in ``rows.npz``. A

@@ -1,6 +1,7 @@
 """Scores as tables: aligned text, Markdown, and a rich table for the terminal.
 
-Every value is in nats per row of data, with its standard error over the rows.
+Every value is in nats per row of data, with its standard error over the rows; those of 8-bit values stand in bits per
+dimension too.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from lowerbound.evaluation import Scores
 
 __all__ = [
-    "HEADER",
     "critic_line",
+    "header",
     "markdown",
     "markdown_table",
     "meaning",
@@ -28,7 +29,7 @@ __all__ = [
     "text",
 ]
 
-HEADER = ("measure", "nats per row", "rows", "particles", "kind")
+_HEADER = ("measure", "nats per row", "rows", "particles", "kind")
 
 _NAMES = {"quadrature": "log p(x)", "avb_estimate": "AVB training estimate", "avb": "AVB estimate"}
 
@@ -114,15 +115,35 @@ def rows_of(data: Mapping[str, Any]) -> str:
     return f"{data.get('name', 'the data')}, {data.get('split') or 'all'} rows, {how}"
 
 
+def header(scores: Scores) -> tuple[str, ...]:
+    """Return the columns of a table of scores; all but the first and the last hold numbers.
+
+    Bits per dimension are among them if a measure has them.
+    """
+    return (*_HEADER[:2], *(["bits/dim"] if _has_bits(scores) else []), *_HEADER[2:])
+
+
+def _has_bits(scores: Scores) -> bool:
+    return any(measure.get("bits_per_dim") is not None for measure in scores.measures.values())
+
+
+def _bits(measure: Mapping[str, Any]) -> str:
+    """Return bits per dimension, with four decimals if they have no standard error."""
+    value, stderr = measure.get("bits_per_dim"), measure.get("bits_per_dim_stderr")
+    return "" if value is None else nats(value, stderr) if stderr else f"{value:.4f}"
+
+
 def rows(scores: Scores) -> list[tuple[str, ...]]:
-    """Return one row a measure, in the order of `HEADER`; the parts of a measure follow it, indented."""
+    """Return one row a measure, in the order of `header`; the parts of a measure follow it, indented."""
     table: list[tuple[str, ...]] = []
+    with_bits = _has_bits(scores)
     for name, measure in scores.measures.items():
         particles = measure.get("particles")
         table.append(
             (
                 measure_name(name),
                 nats(measure["value"], measure.get("stderr")),
+                *([_bits(measure)] if with_bits else []),
                 f"{measure['n']:,}",
                 "" if particles is None else f"{particles:,}",
                 str(measure.get("kind", "")),
@@ -130,15 +151,15 @@ def rows(scores: Scores) -> list[tuple[str, ...]]:
         )
         for part, label in _PARTS:
             if measure.get(part) is not None:
-                table.append((f"  {label}", nats(measure[part]), "", "", ""))
+                table.append((f"  {label}", nats(measure[part]), *[""] * (len(_HEADER) - 2 + with_bits)))
     return table
 
 
 def text(scores: Scores) -> str:
     """Return the scores as aligned columns of plain text."""
-    table = [HEADER, *rows(scores)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(HEADER))]
-    numeric = (False, True, True, True, False)
+    table = [header(scores), *rows(scores)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    numeric = (False, *[True] * (len(widths) - 2), False)
     lines = [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
@@ -151,7 +172,8 @@ def text(scores: Scores) -> str:
 
 def markdown(scores: Scores) -> str:
     """Return the scores as a Markdown table."""
-    return markdown_table(HEADER, rows(scores), numbers=(1, 2, 3))
+    titles = header(scores)
+    return markdown_table(titles, rows(scores), numbers=range(1, len(titles) - 1))
 
 
 def markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]], *, numbers: Sequence[int] = ()) -> str:
@@ -201,8 +223,10 @@ def scores_table(scores: Scores) -> Table:
     if critic := critic_line(scores):
         caption += f"\n{critic}"
     table = Table(box=box.SIMPLE_HEAD, caption=Text(caption), caption_justify="left")
-    for index, title in enumerate(HEADER):
-        table.add_column(title, justify="right" if index in (1, 2, 3) else "left", no_wrap=index < 2)
+    titles = header(scores)
+    for index, title in enumerate(titles):
+        numeric = 0 < index < len(titles) - 1
+        table.add_column(title, justify="right" if numeric else "left", no_wrap=index < 2)
     for row in rows(scores):
         # Text, and no markup: a name may hold square brackets
         table.add_row(*map(Text, row), style="dim" if row[0].startswith(" ") else "")

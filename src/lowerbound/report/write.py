@@ -133,7 +133,10 @@ def _scores_section(record: Record, scores: Scores | None) -> Section:
     data = scores.data
     about = f"On {tables.rows_of(data)}. "
     about += "The number after ± is the standard error over rows."
-    shown = table((*tables.HEADER, "meaning"), rows, numbers=(1, 2, 3))
+    if any("bits_per_dim" in measure for measure in scores.measures.values()):
+        about += " Bits per dimension are −nats / (values a row · ln 2): lower is better, and 8 is what a guess costs."
+    titles = tables.header(scores)
+    shown = table((*titles, "meaning"), rows, numbers=range(1, len(titles) - 1))
     return Section("Scores", [element("p", about), shown])
 
 
