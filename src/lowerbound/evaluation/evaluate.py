@@ -24,21 +24,18 @@ from lowerbound.core.errors import ArgumentError, NonFiniteError, explain
 from lowerbound.core.numerics import flushed_denormals
 from lowerbound.core.random import seeded
 from lowerbound.core.types import Data, Model, follows
-from lowerbound.distributions import Implicit
 from lowerbound.evaluation.ais import check_annealing
 from lowerbound.evaluation.bits import bits_per_dim
 from lowerbound.evaluation.forecast import duration, forecast
-from lowerbound.evaluation.gallery import gallery
-from lowerbound.evaluation.latents import has_standard_prior, latent_summary, unit_kl
+from lowerbound.evaluation.gallery import Gallery
 from lowerbound.evaluation.ledger import Ledger
+from lowerbound.evaluation.look import look
 from lowerbound.evaluation.measures import ANNEALED, AT_ONCE, RUN, UNNUMBERED, Found, Job, parse, rows_at_once
 from lowerbound.evaluation.scores import Scores
 from lowerbound.objectives import AVB
 from lowerbound.objectives.log_weights import draw
 
 __all__ = ["evaluate"]
-
-_SHOWN_LATENTS = 10_000
 
 
 @torch.no_grad()
@@ -265,40 +262,9 @@ def _device_of(model: Any) -> torch.device:
     return next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
 
 
-def _look(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any]:
-    """Return the summary of the latents and the gallery; latents only for models that encode."""
-    with seeded(seed, "look"):
-        return _seen(model, data, n, seed)
-
-
-def _seen(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Any]:
+def _look(model: Any, data: Any, n: int, seed: int) -> tuple[dict[str, Any], Gallery]:
+    """Return the summary of the latents and the gallery."""
     inputs = next(iter(data.evaluation_batches(16, limit=min(16, n)))).to(_device_of(model))
-    if not hasattr(model, "encode") or not hasattr(model, "latent_dim"):
-        return {}, gallery(model, inputs, seed=seed)
-    latents, means = torch.empty(min(n, _SHOWN_LATENTS), model.latent_dim), torch.empty(n, model.latent_dim)
-    standard = has_standard_prior(model, inputs)
-    kl_sum: Tensor | None = torch.zeros(model.latent_dim, dtype=torch.float64)
-    done, drawn = 0, False
-    for x in _batches(model, data, _batch_size(model, 2), n):
-        q = model.encode(x)
-        means[done : done + len(x)] = q.mean.cpu()
-        # Without a density there may be no centre to show either: the picture has one draw a row.
-        shown = latents[done : done + len(x)]
-        shown.copy_((q.sample() if isinstance(q, Implicit) else q.mean)[: len(shown)])
-        drawn = isinstance(q, Implicit)
-        kl = unit_kl(q) if standard else None
-        kl_sum = None if kl is None or kl_sum is None else kl_sum + kl.double().sum(0).cpu()
-        done += len(x)
-    kl_of_units = None if kl_sum is None else kl_sum / n
-    labels = getattr(data, "labels", None)
-    arrays = gallery(
-        model,
-        inputs,
-        latents=latents,
-        drawn=drawn,
-        labels=None if labels is None else labels[: min(n, _SHOWN_LATENTS)],
-        label_names=getattr(data, "label_names", None),
-        unit_kl=kl_of_units,
-        seed=seed,
-    )
-    return latent_summary(means, kl_of_units), arrays
+    batches = _batches(model, data, _batch_size(model, 2), n)
+    with seeded(seed, "look"):
+        return look(model, inputs, batches, n, data=data, seed=seed)

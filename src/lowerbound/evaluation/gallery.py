@@ -39,6 +39,8 @@ class Gallery:
         grid: The quantiles 0.05 to 0.95 of the standard normal, ``[20]``.
         unit_kl: The mean KL of each latent unit from a standard normal prior in nats, ``[latent_dim]``.
         drawn: Whether `latents` are draws, a scalar.
+        draws: One draw of each row's posterior, ``[n, latent_dim]``, for at most 2,000 rows.
+        prior_draws: As many draws from the prior, ``[n, latent_dim]``; None where that is a standard normal.
     """
 
     samples: Array | None = None
@@ -51,6 +53,8 @@ class Gallery:
     grid: Array | None = None
     unit_kl: Array | None = None
     drawn: Array | None = None
+    draws: Array | None = None
+    prior_draws: Array | None = None
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -98,6 +102,8 @@ def gallery(
     label_names: tuple[str, ...] | None = None,
     unit_kl: Tensor | None = None,
     drawn: bool = False,
+    draws: Tensor | None = None,
+    prior_draws: Tensor | None = None,
     seed: int = 0,
 ) -> Gallery:
     """Compute what the figures of a model show.
@@ -110,6 +116,8 @@ def gallery(
         label_names: The names of the labels.
         unit_kl: The mean KL of each unit, shape ``[latent_dim]``.
         drawn: Whether `latents` are draws.
+        draws: One draw of each row's posterior, shape ``[n, latent_dim]``.
+        prior_draws: As many from the prior, if that is no standard normal.
         seed: The seed of the samples.
     """
     with seeded(seed, "gallery"):
@@ -132,6 +140,8 @@ def gallery(
         grid=_array(grid) if manifold is not None else None,
         unit_kl=_array(unit_kl),
         drawn=np.array(True) if drawn else None,
+        draws=_array(draws),
+        prior_draws=_array(prior_draws),
     )
 
 

@@ -28,7 +28,8 @@ class Scores:
             (``"lower bound"``), for the ELBO its parts ``reconstruction`` and ``kl``, and for 8-bit values whose
             log p(x) is a probability ``bits_per_dim`` and ``bits_per_dim_stderr``.
         data: What was evaluated: set, split, binarisation, seed, hash.
-        latents: Active units and the KL term of each unit; empty for models without an encoder.
+        latents: Active and collapsed units, the KL term of each unit, and under ``aggregate`` what
+            `lowerbound.evaluation.aggregate.decompose` found; empty for models without an encoder.
         rows: The values of each row by measure, float64 ``[n]``, in the order of the data; kept in ``rows.npz``. A
             measure of an older run may lack them.
         gallery: What the figures show; kept in ``gallery.npz``.
