@@ -62,6 +62,7 @@ def make_scores(*, name="digits", label="zero") -> Scores:
         manifold=draw(20, 20, 4, 4),
         grid=draw(20),
         unit_kl=draw(2),
+        draws=draw(50, 2),
     )
     measure = {
         "value": -25.5, "stderr": 0.25, "n": 50, "particles": 1, "kind": "lower bound", "unit": "nats",
@@ -69,7 +70,9 @@ def make_scores(*, name="digits", label="zero") -> Scores:
     }  # fmt: skip
     data = {"name": name, "source": "digits", "split": "test", "n": 50, "n_evaluated": 50, "evaluation_seed": 0,
             "binarize": "dynamic", "binarize_seed": 7, "sha256": HASH[::-1]}  # fmt: skip
-    latents = {"active_units": 2, "latent_dim": 2, "threshold": 0.01, "unit_variance": [1, 1], "unit_kl": [1.0, 2.0]}
+    latents = {"active_units": 2, "latent_dim": 2, "threshold": 0.01, "unit_variance": [1, 1], "unit_kl": [1.0, 2.0],
+               "collapsed_units": 0, "aggregate": {"rows": 50, **{name: {"value": value, "stderr": 0.1} for name, value
+               in (("kl", 3.0), ("mutual_information", 2.9), ("marginal_kl", 0.1))}}}  # fmt: skip
     return Scores({"elbo": measure}, data, latents, gallery=gallery)
 
 
@@ -131,6 +134,7 @@ def test_pictures_in_the_page_are_the_files_in_the_folder(run):
     assert shown == files
     assert {path.stem for path in (run / "figures").iterdir()} == {
         "training_curves", "ladder", "samples", "reconstructions", "latent_scatter", "manifold", "unit_kl",
+        "aggregated_posterior",
     }  # fmt: skip
     assert all(image["alt"] for image in reader.images)
     for image in reader.images:
@@ -141,7 +145,11 @@ def test_pictures_in_the_page_are_the_files_in_the_folder(run):
 def test_page_says_what_the_folder_says(run):
     text = Reader(report.write(run, make_scores()).read_text()).text
     for expected in (
-        "Test ELBO −25.50 ± 0.25 nats; 2 of 2 latent units active",
+        "2 of 2 latents used, and nothing stands out Test ELBO −25.50 ± 0.25 nats; 2 of 2 latent units active",
+        "I(x; z) 2.90 ± 0.10 nats",
+        "collapsed 0 of 2 units",
+        "training: ELBO training rows, last epoch What the training raised",
+        "seeds evaluation 0",
         "on average never above log p(x)",
         "On digits, test rows, dynamic binarisation (seed 7).",
         "VAE latent_dim 2",

@@ -351,7 +351,7 @@ def unit_kl(source: Gallery | Scores) -> Figure:
     n = len(values)
     order = np.argsort(-values, kind="stable")
     place, width = np.arange(1, n + 1), (0.4 if n <= 3 else 0.8 if n <= 60 else 1.0)
-    figure = new_figure(float(np.clip(0.22 * n, 4, 7.5)), 3.2)
+    figure = new_figure(4.0 if n <= 4 else float(np.clip(0.22 * n, 6, 7.5)), 3.2)
     axes = figure.add_subplot()
     axes.bar(place, values[order], width, color=MAIN, label="" if active is None else f"active: {active.sum()} of {n}")
     if active is not None:

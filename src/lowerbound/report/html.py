@@ -30,8 +30,9 @@ body { margin: 0; background: var(--ground); color: var(--ink); line-height: 1.5
 main { max-width: 66rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 1rem; font-weight: 600; color: var(--soft); margin: 0 0 .4rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .8rem; }
-.verdict { font-size: 1.65rem; line-height: 1.25; font-weight: 650; margin: 0 0 1.2rem; }
-.verdict span { display: inline-block; margin-right: .3em; }
+.verdict { font-size: 1.65rem; line-height: 1.25; font-weight: 650; margin: 0 0 .5rem; }
+.headline { font-size: 1.1rem; margin: 0 0 1.2rem; }
+.verdict span, .headline span { display: inline-block; margin-right: .3em; }
 .note { margin: .5rem 0; padding: .5rem .8rem; border-left: 4px solid var(--accent); background: var(--card); }
 .note.warning { border-color: var(--warn); background: var(--warn-ground); }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; }
@@ -48,7 +49,7 @@ tr.part th { font-weight: 400; padding-left: 1rem; }
 .fact { display: inline-block; margin-right: 1.1rem; }
 .fact span { color: var(--soft); }
 .figures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1.25rem; align-items: start;
-  grid-auto-flow: dense; }
+  grid-auto-flow: dense; margin: 1.2rem 0; }
 figure { margin: 0; } figure.wide { grid-column: 1 / -1; }
 figure .card { background: #ffffff; border: 1px solid var(--line); border-radius: 6px; padding: .6rem; }
 figure img { max-width: 100%; height: auto; display: block; margin: 0 auto; }
@@ -129,15 +130,17 @@ class Page:
 
     Attributes:
         title: The name of the run.
-        verdict: The result in one line.
+        verdict: The result in one line of plain words.
         notes: What a reader should know or change.
         sections: Tables, figures and commands.
+        headline: The result in numbers, below the verdict.
     """
 
     title: str
     verdict: str
     notes: Sequence[Note]
     sections: Sequence[Section]
+    headline: str = ""
 
 
 def render(page: Page) -> str:
@@ -151,6 +154,7 @@ def render(page: Page) -> str:
         element("style", Markup(_STYLE)),
     ]
     body = [element("h1", page.title), element("p", _pieces(page.verdict), class_="verdict")]
+    body += [element("p", _pieces(page.headline), class_="headline")] if page.headline else []
     body += [element("p", typeset(note.text), class_=f"note {note.level}") for note in page.notes]
     body += [element("section", [element("h2", part.title), *part.content]) for part in page.sections]
     document = element("html", [element("head", head), element("body", element("main", body))], lang="en")
@@ -166,15 +170,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Sequ
         numbers: The columns that hold numbers.
     """
 
-    def cell(name: str, index: int, content: str) -> Markup:
-        if index not in numbers:
-            return element(name, content)
-        return element(name, content if isinstance(content, Markup) else typeset(content), class_="number")
+    def cell(index: int, content: str, scope: str = "") -> Markup:
+        given = {**({"scope": scope} if scope else {}), **({"class_": "number"} if index in numbers else {})}
+        shown = typeset(content) if index in numbers and not isinstance(content, Markup) else content
+        return element("th" if scope else "td", shown, **given)
 
-    head = [element("thead", element("tr", [cell("th", i, title) for i, title in enumerate(header)]))] if header else []
+    titles = [cell(i, title, "col") for i, title in enumerate(header)]
+    head = [element("thead", element("tr", titles))] if header else []
     body = []
     for row in rows:
-        cells = [cell("td" if i else "th", i, content) for i, content in enumerate(row)]
+        cells = [cell(i, content, "" if i else "row") for i, content in enumerate(row)]
         body.append(element("tr", cells, class_="part") if row[0].startswith(" ") else element("tr", cells))
     return element("div", element("table", [*head, element("tbody", body)]), class_="scroll")
 
@@ -205,7 +210,7 @@ def picture(shown: Picture) -> Markup:
     data = "data:image/png;base64," + base64.b64encode(shown.png).decode()
     # 150 dots an inch on paper are 96 units an inch on a screen
     size = {"width": str(round(width * 0.64)), "height": str(round(height * 0.64))}
-    image = element("img", src=data, alt=f"{shown.title}. {shown.caption}", **size)
+    image = element("img", src=data, alt=f"Figure: {shown.title}", **size)  # the caption says the rest
     caption = element("figcaption", [element("b", f"{shown.title}. "), shown.caption])
     content = [element("div", image, class_="card"), caption]
     return element("figure", content, class_="wide") if width > 1.6 * height else element("figure", content)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lowerbound.report.records import Record
 from lowerbound.report.style import ACCENT, GREY, MAIN, new_figure, styled
-from lowerbound.report.tables import measure_name
+from lowerbound.report.tables import meaning, measure_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +27,12 @@ _LOOKS: dict[str, tuple[str, str, bool, str]] = {
 }
 
 
+_ENDS = {
+    "lower": "Annealing towards the posterior, on rows that the model drew itself: on average never above log p(x).",
+    "upper": "Annealing back from the draw of z that made the row: on average never below log p(x).",
+}
+
+
 @dataclass(frozen=True)
 class Rung:
     """A number that speaks of log p(x).
@@ -37,6 +43,7 @@ class Rung:
         stderr: Its standard error over rows; None if it has none.
         kind: ``"lower bound"``, ``"upper bound"``, ``"exact"`` or ``"estimate"``.
         rows: Of which rows it speaks.
+        meaning: One sentence that says what it is.
     """
 
     name: str
@@ -44,6 +51,7 @@ class Rung:
     stderr: float | None
     kind: str
     rows: str
+    meaning: str
 
 
 def rungs(record: Record, scores: Scores) -> list[Rung]:
@@ -58,18 +66,26 @@ def rungs(record: Record, scores: Scores) -> list[Rung]:
     last = record.history[-1]["train"][record.bound]
     kind = "lower bound" if record.certified else "estimate"
     rows = str(scores.data.get("split") or "all")
-    first = [Rung(f"training: {measure_name(record.bound)}", last, None, kind, "training rows, last epoch")]
+    name, rows_of_it = f"training: {measure_name(record.bound)}", "training rows, last epoch"
+    first = [Rung(name, last, None, kind, rows_of_it, _of_training(record))]
     measured, simulated = [], []
     for name, measure in scores.measures.items():
         if measure.get("kind") == "gap on simulated rows":
             for side in ("lower", "upper"):
-                label = f"{measure_name(name)} {side} end"
-                simulated.append(Rung(label, measure[side], None, f"{side} bound", "the model's own rows"))
+                label, rows_of_it = f"{measure_name(name)} {side} end", "the model's own rows"
+                simulated.append(Rung(label, measure[side], None, f"{side} bound", rows_of_it, _ENDS[side]))
         else:
             kind = str(measure.get("kind")) if measure.get("kind") in _LOOKS else "estimate"
-            measured.append(Rung(measure_name(name), measure["value"], measure.get("stderr"), kind, f"{rows} rows"))
+            value, stderr, said = measure["value"], measure.get("stderr"), meaning(name, measure)
+            measured.append(Rung(measure_name(name), value, stderr, kind, f"{rows} rows", said))
     found = [*first, *sorted(measured, key=_place), *simulated]
     return [rung for rung in found if rung.value is not None and math.isfinite(rung.value)]
+
+
+def _of_training(record: Record) -> str:
+    """Return what the objective's value of the last epoch is."""
+    what = "What the training raised" if record.certified else "What the training raised, no certified bound"
+    return f"{what}: the mean over the last epoch, on rows that it learned from and while the weights still moved."
 
 
 def _place(rung: Rung) -> tuple[int, float]:

@@ -226,7 +226,7 @@ def scores_table(scores: Scores) -> Table:
     titles = header(scores)
     for index, title in enumerate(titles):
         numeric = 0 < index < len(titles) - 1
-        table.add_column(title, justify="right" if numeric else "left", no_wrap=index < 2)
+        table.add_column(title, justify="right" if numeric else "left", no_wrap=index < len(titles) - 1)
     for row in rows(scores):
         # Text, and no markup: a name may hold square brackets
         table.add_row(*map(Text, row), style="dim" if row[0].startswith(" ") else "")

@@ -1,4 +1,4 @@
-"""The result of a run in plain words: one headline, and notes on what a reader should know or change."""
+"""The result of a run in plain words: a verdict, a headline of numbers, and notes on what to know or change."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lowerbound.evaluation.latents import ACTIVE_VARIANCE
+from lowerbound.report.health import split_of
 from lowerbound.report.records import Record, scores_are_fresh
 from lowerbound.report.tables import critic_line, measure_name, nats
 
 if TYPE_CHECKING:
     from lowerbound.evaluation import Scores
 
-__all__ = ["Note", "headline", "notes"]
+__all__ = ["Note", "headline", "notes", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,22 @@ class Note:
     Attributes:
         text: The sentence.
         level: ``"warning"`` if something should be changed, ``"info"`` if it is only good to know.
+        cure: What to do, in a few words, for the verdict.
     """
 
     text: str
     level: Literal["info", "warning"] = "info"
+    cure: str = ""
+
+
+def verdict(record: Record, scores: Scores | None = None) -> str:
+    """Return in plain words what became of the run, and the first two things to do about it."""
+    cures = list(dict.fromkeys(note.cure for note in notes(record, scores) if note.cure))
+    if scores is None or not scores.measures:
+        return "; ".join(["Trained and not evaluated yet: evaluate it", *cures[:1]])
+    active, size = scores.latents.get("active_units"), scores.latents.get("latent_dim")
+    used = "Evaluated" if active is None else f"{active} of {size} latents used"
+    return f"{used}: {'; '.join(cures[:2])}" if cures else f"{used}, and nothing stands out"
 
 
 def headline(record: Record, scores: Scores | None = None) -> str:
@@ -48,10 +62,15 @@ def notes(record: Record, scores: Scores | None = None) -> list[Note]:
     found = [*_on_validation(record), *_on_objective(record)]
     if scores is not None:
         if not scores_are_fresh(record.folder, scores):
-            found.append(
-                Note("The scores are of earlier weights than the run's present ones: evaluate again.", "warning")
-            )
-        found += [*_on_latents(scores), *_on_tightness(scores), *_on_critic(scores), *_on_rows(scores)]
+            text = "The scores are of earlier weights than the run's present ones: evaluate again."
+            found.insert(0, Note(text, "warning", "evaluate again, the scores are of earlier weights"))
+        found += [
+            *_on_latents(record, scores),
+            *_on_split(scores),
+            *_on_tightness(scores),
+            *_on_critic(scores),
+            *_on_rows(scores),
+        ]
     return sorted(found, key=lambda note: note.level != "warning")
 
 
@@ -81,7 +100,7 @@ def _on_validation(record: Record) -> list[Note]:
     if gain > 0.2:
         span = last["epoch"] - earlier["epoch"]
         text = f"Validation was still rising: {gain:.2f} nats over the last {span} epochs. Train longer."
-        return [Note(text, "warning")]
+        return [Note(text, "warning", "train longer")]
     return []
 
 
@@ -96,23 +115,51 @@ def _on_objective(record: Record) -> list[Note]:
     weight = record.history[-1].get("kl_weight")
     if weight is not None and weight < 1:
         text = f"The KL warm-up had not finished when training ended (weight {weight:.2f})"
-        found.append(Note(f"{text}, so the bound itself was never maximised. Train longer.", "warning"))
+        found.append(Note(f"{text}, so the bound itself was never maximised. Train longer.", "warning", "train longer"))
     return found
 
 
-def _on_latents(scores: Scores) -> list[Note]:
-    """Warn of a collapsed posterior."""
+def _on_latents(record: Record, scores: Scores) -> list[Note]:
+    """Warn of a collapsed posterior, and of units that cost and tell nothing."""
     active, size = scores.latents.get("active_units"), scores.latents.get("latent_dim")
     if active is None or not size:
         return []
+    training = record.config.get("training")
+    warmed_up = bool(training.get("kl_warmup")) if isinstance(training, dict) else False
+    try_first = "try a longer KL warm-up" if warmed_up else "try a KL warm-up"
     if active == 0:
         text = "No latent unit varies with the data: the decoder ignores z (posterior collapse)."
-        return [Note(f"{text} Train longer, try a KL warm-up, or a weaker decoder.", "warning")]
+        cure = f"{try_first[0].upper()}{try_first[1:]}, train longer, or take a weaker decoder."
+        return [Note(f"{text} {cure}", "warning", f"the decoder ignores them, {try_first}"), *_on_constants(scores)]
     if size >= 4 and active <= size // 4:
         units = "unit is" if active == 1 else "units are"
-        text = f"Only {active} of {size} latent {units} active: try a KL warm-up"
-        return [Note(f"{text}, or save time with a smaller latent space.", "warning")]
-    return []
+        text = f"Only {active} of {size} latent {units} active: {try_first}"
+        note = Note(f"{text}, or save time with a smaller latent space.", "warning", try_first)
+        return [note, *_on_constants(scores)]
+    return _on_constants(scores)
+
+
+def _on_constants(scores: Scores) -> list[Note]:
+    """Warn of units that are the same for every row and not the prior."""
+    kl, variance = scores.latents.get("unit_kl"), scores.latents.get("unit_variance")
+    if not kl or not variance:
+        return []
+    wasted = [cost for cost, moves in zip(kl, variance, strict=True) if moves <= ACTIVE_VARIANCE and cost > 0.05]
+    if not wasted:
+        return []
+    who = "1 latent unit is" if len(wasted) == 1 else f"{len(wasted)} latent units are"
+    text = f"{who} much the same for every row and away from the prior, at a cost of {sum(wasted):.2f} nats a row"
+    return [Note(f"{text}. Train longer.", "warning", "train longer")]
+
+
+def _on_split(scores: Scores) -> list[Note]:
+    """Say what a prior that fits would gain, where there are rows enough to know."""
+    split = split_of(scores)
+    if split is None or split.saturated or split.misfit - 2 * split.error < max(0.5, 0.1 * split.kl):
+        return []
+    text = f"All posteriors together lie {split.misfit:.2f} nats from the prior, so some samples come from where no row"
+    cure = "A prior that is learned (--prior vamp, mixture or a flow) can gain up to that much."
+    return [Note(f"{text} lies. {cure}", "info", f"a learned prior may gain up to {split.misfit:.1f} nats")]
 
 
 def _on_tightness(scores: Scores) -> list[Note]:
@@ -140,11 +187,12 @@ def _on_critic(scores: Scores) -> list[Note]:
         f"{critic_line(scores).capitalize()}."
     )
     flatters = estimate["loss_refitted"] < estimate["loss_claimed"] and claimed - fresh > 0.1
-    found = [Note(text, "warning" if flatters else "info")]
+    cure = "the training's critic flatters"
+    found = [Note(text, "warning", cure) if flatters else Note(text)]
     exact = scores.measures.get("quadrature")
     if exact is not None and claimed > exact["value"]:
         text = f"The claim lies {claimed - exact['value']:.3f} nats above log p(x) itself, where no true bound can lie."
-        found.append(Note(text, "warning"))
+        found.append(Note(text, "warning", cure))
     return found
 
 
@@ -155,4 +203,4 @@ def _on_rows(scores: Scores) -> list[Note]:
     if not isinstance(total, int) or not used or min(used) >= total:
         return []
     text = f"Only {min(used):,} of {total:,} rows were evaluated: fit for a quick look, not for a comparison."
-    return [Note(text, "warning")]
+    return [Note(text, "warning", "evaluate all rows before you compare")]

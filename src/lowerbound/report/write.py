@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +14,20 @@ from lowerbound.core.distributed import place
 from lowerbound.core.files import write_bytes
 from lowerbound.evaluation import Gallery, Scores
 from lowerbound.report import figures, tables
+from lowerbound.report.aggregate_figure import SHOWN_UNITS, aggregated_posterior
+from lowerbound.report.health import HEADER, health
 from lowerbound.report.html import Markup, Page, Picture, Section, code, element, picture, render, table
-from lowerbound.report.ladder import ladder, rungs
+from lowerbound.report.ladder import Rung, ladder, rungs
 from lowerbound.report.records import Record, flat, read_record
 from lowerbound.report.style import png
-from lowerbound.report.verdict import headline, notes
+from lowerbound.report.verdict import headline, notes, verdict
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["write"]
+
+_HEALTH = ("unit_kl", "aggregated_posterior")  # figures that stand beside the numbers of the latents
 
 _FIRST_MEASURES = {True: ("elbo", "iwae-1000"), False: ()}  # by whether the objective is certified
 
@@ -81,17 +85,20 @@ def write(run: str | os.PathLike[str], scores: Scores | None = None) -> Path:
     elif (folder / "scores.json").exists():
         scores = Scores.read(folder)
     gallery = scores.gallery if scores is not None and scores.gallery is not None else Gallery.read(folder)
-    pictures = list(_pictures(record, scores, gallery))
+    steps = rungs(record, scores) if scores is not None and scores.measures else []
+    pictures = list(_pictures(record, steps, scores, gallery))
     for shown in pictures:
         write_bytes(folder / "figures" / f"{shown.name}.png", shown.png)
     page = Page(
         title=f"Report of the run {folder.resolve().name}",
-        verdict=headline(record, scores),
+        verdict=verdict(record, scores),
+        headline=headline(record, scores),
         notes=notes(record, scores),
         sections=[
-            _scores_section(record, scores),
+            _scores_section(record, scores, steps, [shown for shown in pictures if shown.name == "ladder"]),
+            *_health_section(scores, [shown for shown in pictures if shown.name in _HEALTH]),
+            Section("Figures", [_figures(shown for shown in pictures if shown.name not in ("ladder", *_HEALTH))]),
             Section("What was trained on what", [table((), _trained(record))]),
-            Section("Figures", [element("div", map(picture, pictures), class_="figures")]),
             _reproduce_section(record, scores),
         ],
     )
@@ -100,16 +107,18 @@ def write(run: str | os.PathLike[str], scores: Scores | None = None) -> Path:
     return path
 
 
-def _pictures(record: Record, scores: Scores | None, gallery: Gallery | None) -> Iterator[Picture]:
+def _pictures(
+    record: Record, steps: Sequence[Rung], scores: Scores | None, gallery: Gallery | None
+) -> Iterator[Picture]:
     """Yield the figures that the folder has data for."""
     curves = figures.training_curves(record.history, certified=record.certified)
     caption = "Means over the rows of each epoch. Higher is better for the bound and for the reconstruction."
     if not record.certified:
         caption += " The objective is no certified bound of log p(x)."
     yield Picture("training_curves", "Training", caption, png(curves))
-    if scores is not None and scores.measures:
+    if steps:
         caption = "What is known of log p(x), in nats a row. Compare numbers of the same rows only."
-        yield Picture("ladder", "The ladder of bounds", caption, png(ladder(rungs(record, scores))))
+        yield Picture("ladder", "The ladder of bounds", caption, png(ladder(steps)))
     for name, draw, part, title, text in _GALLERY:
         if gallery is not None and getattr(gallery, part) is not None:
             yield Picture(name, title, text, png(draw(gallery)))
@@ -118,26 +127,45 @@ def _pictures(record: Record, scores: Scores | None, gallery: Gallery | None) ->
         if source is not None and known is not None:
             caption = "The mean KL(q(z_d | x) || p(z_d)) of each unit: what it tells about a row, in nats."
             yield Picture("unit_kl", "KL per latent unit", caption, png(figures.unit_kl(source)))
-            return
+            break
+    if gallery is not None and gallery.draws is not None:
+        caption = (
+            "Draws of the posteriors of all rows, unit by unit, and the prior. Where the prior has mass and no row "
+            "lies, samples are of what the model has not learned."
+        )
+        if gallery.draws.shape[1] > SHOWN_UNITS:
+            caption += f" Shown are {SHOWN_UNITS} of {gallery.draws.shape[1]} units, by falling KL."
+        yield Picture("aggregated_posterior", "Posterior and prior", caption, png(aggregated_posterior(gallery)))
 
 
-def _scores_section(record: Record, scores: Scores | None) -> Section:
-    """Return the table of the scores, or the command that makes them."""
+def _scores_section(
+    record: Record, scores: Scores | None, steps: Sequence[Rung], pictures: Sequence[Picture]
+) -> Section:
+    """Return the table of the scores and what each rung of the ladder means, or the command that makes them."""
     if scores is None or not scores.measures:
         text = "The run has not been evaluated. This command adds the scores, the samples and the latents:"
         return Section(
             "Scores", [element("p", text), code(_evaluate_command(record, _FIRST_MEASURES[record.certified]))]
         )
-    meanings = iter([tables.meaning(name, measure) for name, measure in scores.measures.items()])
-    rows = [(*row, "" if row[0].startswith(" ") else next(meanings)) for row in tables.rows(scores)]
-    data = scores.data
-    about = f"On {tables.rows_of(data)}. "
-    about += "The number after ± is the standard error over rows."
+    about = f"On {tables.rows_of(scores.data)}. The number after ± is the standard error over rows."
     if any("bits_per_dim" in measure for measure in scores.measures.values()):
         about += " Bits per dimension are −nats / (values a row · ln 2): lower is better, and 8 is what a guess costs."
     titles = tables.header(scores)
-    shown = table((*titles, "meaning"), rows, numbers=range(1, len(titles) - 1))
-    return Section("Scores", [element("p", about), shown])
+    shown = table(titles, tables.rows(scores), numbers=range(1, len(titles) - 1))
+    meanings = table(("rung", "of which rows", "meaning"), [(step.name, step.rows, step.meaning) for step in steps])
+    return Section("Scores", [element("p", about), shown, _figures(pictures), meanings])
+
+
+def _health_section(scores: Scores | None, pictures: Sequence[Picture]) -> Iterator[Section]:
+    """Yield what the latents carry, if anything is known of them."""
+    rows = [] if scores is None else list(health(scores))
+    if rows or pictures:
+        shown = [table(HEADER, rows, numbers=(1,))] if rows else []
+        yield Section("Health of the latents", [*shown, _figures(pictures)])
+
+
+def _figures(pictures: Iterable[Picture]) -> Markup:
+    return element("div", map(picture, pictures), class_="figures")
 
 
 def _trained(record: Record) -> Iterator[tuple[str, Markup]]:
@@ -202,7 +230,8 @@ def _reproduce_section(record: Record, scores: Scores | None) -> Section:
         content.append(element("p", "The run was started from Python; all of its settings stand below."))
     if scores is not None and scores.measures:
         content += [code(command) for command in _evaluate_commands(record, scores)]
-    rows = [("versions", ", ".join(f"{name} {version}" for name, version in (config.get("versions") or {}).items()))]
+    rows = [("seeds", _seeds(config, scores))]
+    rows += [("versions", ", ".join(f"{name} {version}" for name, version in (config.get("versions") or {}).items()))]
     for label, data in (("training", config.get("data")), ("evaluated", scores.data if scores else None)):
         if isinstance(data, dict) and data.get("sha256"):
             rows.append((f"{label} data (SHA-256)", element("code", str(data["sha256"]))))
@@ -210,6 +239,18 @@ def _reproduce_section(record: Record, scores: Scores | None) -> Section:
     settings = json.dumps(config, indent=2, ensure_ascii=False, default=str)
     content.append(element("details", [element("summary", "All settings (config.json)"), code(settings)]))
     return Section("How to reproduce", content)
+
+
+def _seeds(config: Mapping[str, Any], scores: Scores | None) -> str:
+    """Return the seeds of the training, of the splits and of the evaluation, as far as they are known."""
+    training, data = (part if isinstance(part, dict) else {} for part in (config.get("training"), config.get("data")))
+    seeds = {
+        "training": training.get("seed"),
+        "split": data.get("split_seed"),
+        "binarisation": data.get("binarize_seed") if data.get("binarize") != "none" else None,
+        "evaluation": None if scores is None else scores.data.get("evaluation_seed"),
+    }
+    return ", ".join(f"{name} {seed}" for name, seed in seeds.items() if seed is not None)
 
 
 def _evaluate_commands(record: Record, scores: Scores) -> Iterator[str]:
