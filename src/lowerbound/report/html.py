@@ -62,7 +62,8 @@ summary { cursor: pointer; color: var(--accent); margin-top: 1rem; }
 @media (max-width: 46rem) { .figures { grid-template-columns: 1fr; } .verdict { font-size: 1.3rem; }
   .scroll { overflow-x: auto; } }
 @media print { :root { --ground: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb; --warn-ground: #fff; }
-  body { font-size: 10.5pt; } main { max-width: none; padding: 0; } h2 { break-after: avoid; margin-top: 1.4rem; }
+  html { font-size: 10.5pt; } body { font-size: 1rem; } main { max-width: none; padding: 0; }
+  h2 { break-after: avoid; margin-top: 1.4rem; }
   figure, tr, .note { break-inside: avoid; } details { display: none; } @page { margin: 16mm; } }
 """
 
@@ -213,4 +214,5 @@ def picture(shown: Picture) -> Markup:
     image = element("img", src=data, alt=f"Figure: {shown.title}", **size)  # the caption says the rest
     caption = element("figcaption", [element("b", f"{shown.title}. "), shown.caption])
     content = [element("div", image, class_="card"), caption]
-    return element("figure", content, class_="wide") if width > 1.6 * height else element("figure", content)
+    wide = width > 1.6 * height or int(size["width"]) > 560  # no more than that fits into one of two columns
+    return element("figure", content, class_="wide") if wide else element("figure", content)
