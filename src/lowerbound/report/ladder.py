@@ -28,8 +28,10 @@ _LOOKS: dict[str, tuple[str, str, bool, str]] = {
 
 
 _ENDS = {
-    "lower": "Annealing towards the posterior, on rows that the model drew itself: on average never above log p(x).",
-    "upper": "Annealing back from the draw of z that made the row: on average never below log p(x).",
+    "lower": "Bidirectional Monte Carlo, annealing towards the posterior of rows that the model drew itself: on "
+    "average never above log p(x).",
+    "upper": "Bidirectional Monte Carlo, annealing back from the draw of z that made the row: on average never below "
+    "log p(x). How far the ends lie apart tells how far AIS can be trusted.",
 }
 
 
