@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import os
 import warnings
@@ -31,6 +33,7 @@ from lowerbound.training.checkpoint import check_format, read_weights
 
 __all__ = [
     "check_out",
+    "column_names",
     "encode",
     "evaluate_run",
     "impute",
@@ -297,12 +300,23 @@ def sample(run: str | os.PathLike[str], n: int, *, seed: int = 0, device: str = 
     return rows, means
 
 
+def column_names(run: Run) -> list[str] | None:
+    """Return the names of the columns of a table of numbers that a run was trained on, None if they have none."""
+    names: list[str] | None = run.config["data"].get("columns")
+    return names
+
+
 def write_rows(
-    path: str | os.PathLike[str], arrays: Mapping[str, Tensor], table: Sequence[sources.Column] | None = None
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, Tensor],
+    table: Sequence[sources.Column] | None = None,
+    *,
+    names: Sequence[str] | None = None,
 ) -> None:
     """Write arrays to a file: ``.npz`` takes all of them by name, ``.npy`` and ``.csv`` take ``data``.
 
-    A ``.csv`` has one column a value, and a column ``label`` where ``labels`` are given. With `table`, its columns, a
+    A ``.csv`` has one column a value, called by `names` or v0, v1, ..., and a column ``label`` where ``labels`` are
+    given. With `table`, its columns, a
     ``.csv`` or ``.parquet`` is a table like the one that the run was trained on: names, levels and integers are back.
 
     Raises:
@@ -321,11 +335,18 @@ def write_rows(
             np.save(file, data)
         else:
             columns = data.reshape(len(data), -1)
-            header = [f"v{i}" for i in range(columns.shape[1])]
+            header = [f"v{i}" for i in range(columns.shape[1])] if names is None else list(names)
             if "labels" in plain:
                 columns, header = np.column_stack([columns, plain["labels"]]), [*header, "label"]
             formats = ["%.9g"] * data[0].size + ["%d"] * ("labels" in plain)
-            np.savetxt(file, columns, delimiter=",", header=",".join(header), comments="", fmt=formats)
+            np.savetxt(file, columns, delimiter=",", encoding="utf-8", header=_header(header), comments="", fmt=formats)
+
+
+def _header(names: Sequence[str]) -> str:
+    """Return names as the first line of a CSV file, quoted where they must be."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names)
+    return line.getvalue()
 
 
 def check_out(path: str | os.PathLike[str], table: Sequence[sources.Column] | None = None) -> Path:

@@ -96,3 +96,14 @@ def test_p_values_of_the_same_distribution_are_no_smaller_than_they_say():
     rates = [(p_values(random.normal(size=50), random.normal(size=19)) <= 0.1).mean() for _ in range(400)]
     assert np.mean(rates) < 0.1 + 5 * np.std(rates) / 20
     assert np.mean(rates) > 0.1 - 5 * np.std(rates) / 20  # exact, since 0.1 is a multiple of 1/20
+
+
+def test_a_table_of_numbers_keeps_the_names_of_its_columns(lowerbound, tmp_path):
+    lines = ['size,"weight, in kg",label', *(f"{i / 7},{i % 5},{'ab'[i % 2]}" for i in range(40))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    train = ["train", "vae", "--data", tmp_path / "t.csv", "--hidden", 8, "--epochs", 1, "--quiet"]
+    assert lowerbound(*train, "--out", tmp_path / "run")[0] == 0
+    for command in (["sample", tmp_path / "run", "-n", 3], ["reconstruct", tmp_path / "run", tmp_path / "t.csv"]):
+        code, _, err = lowerbound(*command, "--out", tmp_path / "out.csv")
+        assert (code, err) == (0, "")
+        assert (tmp_path / "out.csv").read_text().splitlines()[0] == 'size,"weight, in kg"'

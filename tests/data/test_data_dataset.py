@@ -363,7 +363,7 @@ def test_a_file_that_shrinks_is_an_error(tmp_path):
     np.save(path, np.ones((100, 50), dtype=np.uint8))
     data = Dataset(Disk(path))
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"it ends early\. Leave the file in place"):
+    with pytest.raises(DataError, match=r"it was written since\. Leave the file in place"):
         data.rows([99])
     path.unlink()
     with pytest.raises(DataError, match="No such file"):

@@ -122,12 +122,12 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw new rows from a run's model."""
-    columns = _columns(run)
+    columns, names = _columns(run)
     if mean and columns is not None:
         raise typer.BadParameter("columns of levels have no means; draw rows instead.", param_hint="--mean")
     runs.check_out(out, columns)
     rows, means = runs.sample(run, n, seed=seed, device=device)
-    runs.write_rows(out, {"data": means if mean else rows}, columns)
+    runs.write_rows(out, {"data": means if mean else rows}, columns, names=names)
     say(f"{n} rows: {out}")
 
 
@@ -151,10 +151,10 @@ def reconstruct(
     device: Device = "auto",
 ) -> None:
     """Encode all rows of DATA and decode them again."""
-    columns = _columns(run)
+    columns, names = _columns(run)
     runs.check_out(out, columns)
     _, outputs = runs.reconstruct(run, data, device=device)
-    runs.write_rows(out, {"data": outputs}, columns)
+    runs.write_rows(out, {"data": outputs}, columns, names=names)
     say(f"{len(outputs)} rows: {out}")
 
 
@@ -174,10 +174,10 @@ def impute(
         raise typer.BadParameter(
             f"--draws needs a .npz, which holds more than one array; got {out}.", param_hint="--out"
         )
-    columns = _columns(run)
+    columns, names = _columns(run)
     runs.check_out(out, columns)
     found = runs.impute(run, data, particles=particles, draws=draws, seed=seed, device=device)
-    runs.write_rows(out, {"data": found.mean, **({"draws": found.draws} if draws else {})}, columns)
+    runs.write_rows(out, {"data": found.mean, **({"draws": found.draws} if draws else {})}, columns, names=names)
     say(f"{len(found.mean)} rows: {out}")
     effective = found.particles
     say(f"effective particles a row: median {effective.median():.0f}, smallest {effective.min():.0f} of {particles}")
@@ -249,5 +249,7 @@ def data(
         say(f"schema: {write_schema}")
 
 
-def _columns(run: Path) -> list[sources.Column] | None:
-    return runs.schema(runs.load(run))
+def _columns(run: Path) -> tuple[list[sources.Column] | None, list[str] | None]:
+    """Return the columns of a run's table of mixed types, or the names of those of its table of numbers."""
+    loaded = runs.load(run)
+    return runs.schema(loaded), runs.column_names(loaded)

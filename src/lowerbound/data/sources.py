@@ -16,9 +16,10 @@ from lowerbound.data.builtin import digits, four_points, mnist
 from lowerbound.data.cells import frame_cells, has_text, is_frame, read_cells
 from lowerbound.data.dataset import Dataset
 from lowerbound.data.images import ImageSize, read_folder
+from lowerbound.data.parquet import read_parquet
 from lowerbound.data.schema import Column, encode, infer, read_schema
 from lowerbound.data.table import encode_labels
-from lowerbound.data.tables import read_csv, read_parquet
+from lowerbound.data.tables import read_csv
 
 __all__ = ["SOURCES", "Schema", "load", "load_all"]
 

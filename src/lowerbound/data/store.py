@@ -142,6 +142,8 @@ class Disk:
         self.boolean = array.dtype.kind == "b"
         self.contiguous = array.flags.c_contiguous
         self._dtype, self._offset = array.dtype, array.offset
+        seen = self.path.stat()
+        self._seen = seen.st_size, seen.st_mtime_ns
         self._stride = self._dtype.itemsize * math.prod(self.shape[1:])
 
     def take(self, rows: Tensor) -> Tensor:
@@ -166,6 +168,9 @@ class Disk:
         view, at = array.reshape(-1).view(np.uint8).data, 0
         try:
             with self.path.open("rb", buffering=0) as stream:
+                now = os.fstat(stream.fileno())
+                if (now.st_size, now.st_mtime_ns) != self._seen:
+                    raise OSError("it was written since")
                 for first, length in runs:
                     stream.seek(self._offset + first * self._stride)
                     end = at + length * self._stride

@@ -1,4 +1,4 @@
-"""Tables, one row a line: `.csv` by the standard library, `.parquet` by pyarrow."""
+"""Tables of numbers in a `.csv`, one row a line; and what tables of all kinds share."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 
 from lowerbound.core.checks import suggestion
 from lowerbound.core.errors import DataError, explain
 from lowerbound.data.table import Table
 
-__all__ = ["GAPS", "check_names", "is_header", "read_csv", "read_parquet"]
+__all__ = ["ALLOW", "GAPS", "check_names", "given_labels", "is_header", "label_column", "named", "read_csv"]
 
 GAPS = {"", "?", "na", "n/a", "nan", "none", "null"}  # cells, in small letters, that stand for a missing value
-_ALLOW = "or let it be a gap by missing=True (--missing)"
+_MOST_NAMES = 10_000
+ALLOW = "or let it be a gap by missing=True (--missing)"
 
 
 def read_csv(path: Path, labels: Any, *, missing: bool = False) -> Table:
@@ -54,7 +54,7 @@ def read_csv(path: Path, labels: Any, *, missing: bool = False) -> Table:
                     if is_header(cells, labels):
                         names = [cell.strip() for cell in cells]
                         check_names(names, path)
-                    place = _label_column(names, labels, path)
+                    place = label_column(names, labels, path)
                     if names is not None:
                         continue
                 if len(cells) != width:
@@ -73,62 +73,19 @@ def read_csv(path: Path, labels: Any, *, missing: bool = False) -> Table:
         raise DataError(explain(str(path), expected="rows of numbers", got="none", cure=cure))
     return Table(
         torch.frombuffer(values, dtype=torch.float32).clone().reshape(-1, columns),
-        kept if place >= 0 else _given(labels),
+        kept if place >= 0 else given_labels(labels),
+        record=named(names, place),
     )
 
 
-def read_parquet(path: Path, labels: Any, *, missing: bool = False) -> Table:
-    """Read a table of numeric columns from a Parquet file; needs pyarrow.
-
-    Args:
-        path: The file.
-        labels: As in `read_csv`.
-        missing: Whether nulls are gaps, which are NaN.
-
-    Returns:
-        The other columns as rows, shape ``[n, columns]``, and the labels.
-
-    Raises:
-        DataError: if pyarrow is missing, the file is damaged, or a column holds text, a value that is not finite, or
-            a gap where there may be none.
-    """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        cure = "Run: pip install 'lowerbound[parquet]'."
-        raise DataError(explain(str(path), expected="pyarrow, to read it", got="no such package", cure=cure)) from error
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        cure = "The file is damaged or of another format: write it again."
-        raise DataError(explain(str(path), expected="a Parquet file", got=error, cure=cure)) from error
-    names = list(table.column_names)
-    place = _label_column(names, labels, path)
-    columns = []
-    for position, name in enumerate(names):
-        column = table.column(position)
-        if column.null_count and (position == place or not missing):
-            row = next(i for i, gap in enumerate(column.is_null().to_pylist()) if gap)
-            cure = "Fill the gap, drop the row" + (f", {_ALLOW}." if position != place else ".")
-            raise DataError(explain(f"{path}, row {row}, column {name!r}", expected="a value", got="a gap", cure=cure))
-        if position == place:
-            continue
-        kind = column.type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-            cure = "Drop the column, or name it as labels=..."
-            raise DataError(explain(f"{path}, column {name!r}", expected="numbers", got=f"type {kind}", cure=cure))
-        if column.null_count:
-            column = column.cast(pa.float64())  # nulls of any type become NaN then
-        columns.append(np.asarray(column.to_numpy()).astype(np.float32))
-    if not columns:
-        cure = "Give at least one column of numbers."
-        raise DataError(explain(str(path), expected="columns of numbers", got="none", cure=cure))
-    kept = table.column(place).to_pylist() if place >= 0 else _given(labels)
-    return Table(torch.from_numpy(np.stack(columns, axis=1)), kept)
+def named(names: Sequence[str] | None, place: int) -> dict[str, list[str]]:
+    """Return the names of the columns that are no labels, for the record; tables of very many columns have none."""
+    if names is None or len(names) > _MOST_NAMES:
+        return {}
+    return {"columns": [name for i, name in enumerate(names) if i != place]}
 
 
-def _given(labels: Any) -> Any:
+def given_labels(labels: Any) -> Any:
     """Return labels that came as values; None if they were to be a column."""
     return None if isinstance(labels, str) else labels
 
@@ -155,7 +112,7 @@ def check_names(names: Sequence[str], path: Path) -> None:
         raise DataError(explain(f"{path}, header", expected="a name for each column", got=got, cure=cure))
 
 
-def _label_column(names: Sequence[str] | None, labels: Any, path: Path) -> int:
+def label_column(names: Sequence[str] | None, labels: Any, path: Path) -> int:
     """Return the position of the column of labels, or -1."""
     if isinstance(labels, str):
         if names is None or labels not in names:
@@ -192,7 +149,7 @@ def _blame(
     got = repr(cell) if cell.strip() else "an empty cell"
     cure = "Repair the cell or drop the line; a column of labels is called 'label' or named as labels=..."
     if cell.strip().lower() in GAPS:
-        cure = f"Fill the gap, drop the line, {_ALLOW}."
+        cure = f"Fill the gap, drop the line, {ALLOW}."
     raise DataError(_at(path, line, "a finite number", got, cure, what))
 
 
