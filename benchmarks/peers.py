@@ -36,13 +36,15 @@ CONTENDERS: dict[str, tuple[list[str], list[str], tuple[str, ...]]] = {
     "PyTorch, hand-tuned": ([], ["here.py", "resident loop, tuned"], ("mlp", "iwae", "avb")),
     "PyTorch, DataLoader": ([], ["here.py", "DataLoader loop"], ("mlp", "iwae")),
     "products alone": ([], ["here.py", "products alone"], ("mlp", "iwae", "avb")),
-    "JAX, scan": (["jax==0.10.0"], ["jax_plain.py", "--scan"], ("mlp", "iwae", "avb")),
-    "JAX, a step at a time": (["jax==0.10.0"], ["jax_plain.py"], ("mlp", "iwae", "avb")),
-    "NumPyro": (["numpyro==0.22.0"], ["numpyro_vae.py"], ("mlp", "iwae")),
+    "JAX, scan": (["jax==0.12.0.1"], ["jax_plain.py", "--scan"], ("mlp", "iwae", "avb")),
+    "JAX, a step at a time": (["jax==0.12.0.1"], ["jax_plain.py"], ("mlp", "iwae", "avb")),
+    "NumPyro": (["numpyro==0.22.0", "jax==0.12.0.1"], ["numpyro_vae.py"], ("mlp", "iwae")),
     "Pyro": (["torch==2.13.0", "pyro-ppl==1.9.2"], ["pyro_vae.py"], ("mlp", "iwae")),
     "pythae": (["torch==2.13.0", "pythae==0.1.2"], ["pythae_vae.py"], ("mlp", "iwae")),
 }
 _TRIES = 3
+_LONGEST = 300.0  # seconds that a contender may take
+_OURS = "lowerbound, float32"
 _HEADS = ("job", "contender", "ms a step", "fastest", "slowest", "rounds", "lowerbound / this", "MiB", "first step, s")
 
 
@@ -50,14 +52,14 @@ def python(packages: list[str], folder: Path) -> str | None:
     """Return the interpreter of an environment with some packages, made if it is missing; None if it cannot be."""
     if not packages:
         return sys.executable
-    place = folder / "-".join(package.partition("==")[0] for package in packages)
-    found = place / "bin" / "python"
-    if not (place / ".ready").exists():
+    place, wanted = folder / "-".join(package.partition("==")[0] for package in packages), " ".join(packages)
+    found, ready = place / "bin" / "python", place / ".ready"
+    if not ready.exists() or ready.read_text() != wanted:
         venv.create(place, with_pip=True, clear=True)
         done = subprocess.run([found, "-m", "pip", "install", "--quiet", *packages], check=False)
         if done.returncode:
             return None
-        (place / ".ready").touch()
+        ready.write_text(wanted)
     return str(found)
 
 
@@ -71,15 +73,24 @@ def busy() -> float:
 
 
 def run(command: list[str], threads: int) -> tuple[dict[str, Any], float]:
-    """Run a contender; return what it prints, and the other work that it met, in cores."""
+    """Run a contender on as many cores as threads; return what it prints, and the other work that it met, in cores.
+
+    Libraries differ in what they make of a number of threads, and some take all cores whatever they are told.
+    """
     count = str(threads)
-    flags = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'} intra_op_parallelism_threads={count}"
-    environment = {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "XLA_FLAGS": flags}
+    environment = {**os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "LAUNCHED": str(time.time())}
+    allowed = sorted(os.sched_getaffinity(0))[:threads] if hasattr(os, "sched_setaffinity") else []
+    pinned = ["taskset", "--cpu-list", ",".join(map(str, allowed))] if allowed else []
     before, own, clock = busy(), os.times(), time.perf_counter()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            [*pinned, *command], env=environment, capture_output=True, text=True, check=False, timeout=_LONGEST
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"no answer after {_LONGEST:.0f} s"}, 0.0
     seconds, after = time.perf_counter() - clock, os.times()
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+        return {"failed": (done.stderr.strip().splitlines() or ["no word"])[-1]}, 0.0
     mine = after.children_user - own.children_user + after.children_system - own.children_system
     return json.loads(done.stdout.splitlines()[-1]), max(0.0, (busy() - before - mine) / seconds)
 
@@ -105,6 +116,7 @@ def main() -> None:
             rows = JOBS[job].data(6000 if job != "avb" else 512)[1].numpy()
             np.save(Path(folder) / "rows.npy", rows)
             found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+            failed: dict[str, str] = {}
             dropped = 0
             for turn in range(rounds):
                 for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -112,27 +124,32 @@ def main() -> None:
                     command = [str(interpreters[name]), str(HERE / program), job, f"{folder}/rows.npy", str(steps)]
                     for _ in range(1 if options.quick else _TRIES):
                         one, foreign = run([*command, *arguments], options.threads)
+                        if "failed" in one:
+                            failed[name] = str(one["failed"])
+                            break
                         if foreign < options.foreign or options.quick:
                             found[name].append(one)
                             break
                         dropped += 1
         how = f"{options.threads} threads, {steps} steps a round; {dropped} rounds dropped"
         print(f"\n{job}: {JOBS[job].summary}; {how}\n\n| {' | '.join(_HEADS)} |\n| --- | --- |{' ---: |' * 7}")
-        ours = statistics.median([one["ms"] for one in found[names[0]]] or [float("nan")])
+        ours = [one["ms"] for one in found.get(_OURS, [])]
         for name in names:
             times = [one["ms"] for one in found[name]]
             if not times:
                 continue
-            if not all(one["falls"] for one in found[name]) and not options.quick:
-                print(f"| {job} | {name}: its loss does not fall | | | | | | | |")
-                continue
             middle, start = statistics.median(times), statistics.median(one["start"] for one in found[name])
+            ratio = f"{statistics.median(ours) / middle:.2f}" if ours else ""
             peak = max(one["peak"] for one in found[name])
             spread = f"{min(times):.2f} | {max(times):.2f} | {len(times)}"
-            began = f"{start:.1f}" if start else ""
-            print(
-                f"| {job} | {name} | {middle:.2f} | {spread} | {ours / middle:.2f} | {peak:.0f} | {began} |", flush=True
-            )
+            print(f"| {job} | {name} | {middle:.2f} | {spread} | {ratio} | {peak:.0f} | {start:.1f} |", flush=True)
+        for name in names:
+            if name in failed:
+                print(f"\n{name} failed: {failed[name]}")
+            elif not found[name]:
+                print(f"\n{name}: every round met other work")
+            elif not all(one["falls"] for one in found[name]) and not options.quick:
+                print(f"\n{name}: its loss does not fall")
     for name in chosen:
         if interpreters[name] is None:
             print(f"\n{name}: its packages could not be installed")
