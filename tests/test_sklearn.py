@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 import lowerbound as lb
 from lowerbound.core.errors import ArgumentError, DataError, ShapeError
+from lowerbound.training import modes
 
 SMALL: dict[str, Any] = {"latent_dim": 2, "hidden": (8,), "epochs": 2, "score_particles": 10, "random_state": 0}
 SMALL_AVB = {**SMALL, "critic_hidden": (8,)}
@@ -178,6 +179,24 @@ def test_validation_chooses_the_epoch_and_partial_fit_goes_on_from_it() -> None:
 def test_settings_of_the_start_hold() -> None:
     model = lb.sklearn.VAE(**SMALL, kl_warmup=3).partial_fit(table(40))  # a warm-up goes on over calls
     assert [model.partial_fit(table(40)).history_[-1]["kl_weight"] for _ in range(3)] == pytest.approx([2 / 3, 1, 1])
+
+
+def test_partial_fit_measures_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def timed(state: Any, x: Any, precision: str, step: Any) -> tuple[float, float]:
+        asked.append(precision)
+        return (1.0 if precision == "bfloat16" else 2.0), 0.0
+
+    monkeypatch.setattr(modes, "_time", timed)
+    model = lb.sklearn.VAE(**SMALL, precision="auto")
+    for _ in range(3):
+        model.partial_fit(table(40))
+    assert asked == ["float32", "bfloat16"]
+    told = lb.sklearn.VAE(**SMALL, precision="bfloat16")
+    for _ in range(3):
+        told.partial_fit(table(40))
+    assert (model.transform(table(40)) == told.transform(table(40))).all()
 
 
 # --- With the rest of scikit-learn ------------------------------------------------------------------------------------
