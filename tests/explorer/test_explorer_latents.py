@@ -15,7 +15,9 @@ from sklearn.neighbors import NearestNeighbors
 import lowerbound as lb
 from lowerbound.core.errors import ArgumentError, RunError, ShapeError
 from lowerbound.data import Dataset
+from lowerbound.explorer import cells
 from lowerbound.explorer.latents import Latents, principal_axes
+from lowerbound.recipes import RECIPES, train
 
 
 def test_rows_are_encoded_in_order_with_their_labels(digits):
@@ -111,3 +113,16 @@ def test_umap_is_asked_once_and_in_one_thread(digits, monkeypatch):
     np.testing.assert_allclose(latents.map(), latents.means[:, :2] * 2)
     assert latents.map() is latents.map()
     assert asked == [{"random_state": 0, "n_jobs": 1}]
+
+
+def test_columns_of_a_table_of_numbers_keep_their_names(tmp_path):
+    lines = ["height,weight", *(f"{150 + i},{50 + i % 7}" for i in range(40))]
+    (tmp_path / "people.csv").write_text("\n".join(lines))
+    recipe = RECIPES["vae"].changed(data=str(tmp_path / "people.csv"), latent_dim=1, training={"epochs": 1})
+    train(recipe, out=tmp_path / "run", progress=False)
+    latents = Latents.of_run(tmp_path / "run")
+    rows = latents.rows.rows([0, 1])
+    assert [column["name"] for column in cells.describe(rows, latents.columns)] == ["height", "weight"]
+    assert [cell["value"] for cell in cells.observed(rows, latents.columns)[0]] == rows[0].tolist()
+    found = cells.decoded(latents.decode(torch.zeros(1, 1)), latents.columns)
+    assert [sorted(cell) for cell in found[0]] == [["spread", "value"]] * 2

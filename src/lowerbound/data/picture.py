@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +55,7 @@ def read_header(file: Path) -> Header:
     return Header(height, width, mode not in _GREY)
 
 
-def pixels(file: Path, event_shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], list[str]]:
+def pixels(file: Path | BinaryIO, event_shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], list[str]]:
     """Return the pixels of a picture, and what was done to them.
 
     It is turned upright by its EXIF orientation; 16 bits are rounded to 8; transparency is laid over white; it is
@@ -63,7 +63,7 @@ def pixels(file: Path, event_shape: tuple[int, ...]) -> tuple[NDArray[np.uint8],
     middle. Of an animation the first picture is taken.
 
     Args:
-        file: The file.
+        file: The file, or a stream of its bytes.
         event_shape: ``(height, width)`` for grey, ``(3, height, width)`` for RGB.
 
     Returns:
@@ -125,7 +125,7 @@ def _same_ratio(size: tuple[int, int], width: int, height: int) -> bool:
     return size[0] * height == size[1] * width
 
 
-def _damaged(file: Path, error: Exception) -> DataError:
+def _damaged(file: Path | BinaryIO, error: Exception) -> DataError:
     return DataError(
         explain(str(file), expected="a picture", got=error, cure="The picture is damaged: remove it or restore it.")
     )

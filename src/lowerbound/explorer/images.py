@@ -7,10 +7,11 @@ import warnings
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from lowerbound.core.errors import DataError, explain
+from lowerbound.data.picture import pixels as read_pixels
 from lowerbound.report.tiles import pixels
 
 __all__ = ["MOST_PIXELS", "read_picture", "strip"]
@@ -45,8 +46,7 @@ def read_picture(
 ) -> Tensor:
     """Return a picture as a row that a model takes.
 
-    It is turned upright, put on white where it is transparent, cut to the shape of a row around its middle, made
-    small, and grey if rows are grey.
+    It is brought to the form of rows as a picture of a folder is: see `lowerbound.data.picture.pixels`.
 
     Args:
         content: A file: PNG, JPEG, GIF, BMP or WebP; of an animation, the first picture is taken.
@@ -62,43 +62,30 @@ def read_picture(
     Raises:
         DataError: if it is no picture, a damaged one, or one of more than 25 million pixels.
     """
-    height, width = shape[-2:]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # such as damaged metadata, or the size, which is checked here
+    form = shape if len(shape) == 3 and shape[0] == 3 else shape[-2:]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as damaged metadata, or the size, which is checked here
+        try:
             with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-                _check_size(picture)
-                picture.seek(0)
-                upright = ImageOps.exif_transpose(picture)
-                opaque = Image.new("RGBA", upright.size, "white")
-                opaque.alpha_composite(_eight_bits(upright).convert("RGBA"))
-    except DataError:
-        raise
-    except Exception as error:  # a decoder may raise anything on a damaged file
-        cure = "Give a PNG, JPEG, GIF, BMP or WebP file that other programs open."
-        got = f"{type(error).__name__}"
-        raise DataError(explain("picture", expected="an image file", got=got, cure=cure)) from error
-    small = ImageOps.fit(
-        opaque.convert("RGB" if shape[0] == 3 and len(shape) == 3 else "L"),
-        (width, height),
-        method=Image.Resampling.BOX,
-    )
-    values = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)
-    values = values.movedim(-1, 0) if values.dim() == 3 else values
+                size = picture.size
+        except Exception as error:  # a decoder may raise anything on a damaged file
+            raise _no_picture(error) from error
+        _check_size(*size)
+        try:
+            array, _ = read_pixels(io.BytesIO(content), form)
+        except DataError as error:
+            raise _no_picture(error.__cause__ or error) from error
+    values = torch.from_numpy(array).float() / 255
     values = (1 - values if invert else values).reshape(shape)
     return (values > 0.5).float() if binary else low + (high - low) * values
 
 
-def _check_size(picture: Image.Image) -> None:
-    width, height = picture.size
+def _check_size(width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
         expected = f"at most {MOST_PIXELS // 1_000_000} million pixels"
         raise DataError(explain("picture", expected=expected, got=f"{width} x {height}", cure="Make it smaller."))
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Return a picture of 16 bits a pixel as one of 8; others stay as they are."""
-    if not picture.mode.startswith("I"):
-        return picture
-    values = np.asarray(picture, dtype=np.float64)
-    return Image.fromarray((values / 257).clip(0, 255).astype(np.uint8))
+def _no_picture(error: BaseException) -> DataError:
+    cure = "Give a PNG, JPEG, GIF, BMP or WebP file that other programs open."
+    return DataError(explain("picture", expected="an image file", got=type(error).__name__, cure=cure))

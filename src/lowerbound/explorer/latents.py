@@ -20,7 +20,7 @@ from lowerbound.core.device import find_device
 from lowerbound.core.errors import ArgumentError, RunError, explain
 from lowerbound.core.random import seeded
 from lowerbound.data import Column, Dataset
-from lowerbound.runs import load, load_data, schema
+from lowerbound.runs import column_names, load, load_data, schema
 
 __all__ = ["Latents", "principal_axes"]
 
@@ -37,7 +37,7 @@ class Latents:
         model: A model with `encode`, `decode` and `latent_dim`.
         rows: The rows to encode.
         name: What the run is called.
-        columns: What the columns of a mixed table are, None for other rows.
+        columns: What the columns of a table are, None for rows without names.
         limit: How many rows to encode at most.
 
     Attributes:
@@ -94,7 +94,8 @@ class Latents:
             raise RunError(explain(str(run), expected="a model that encodes and decodes", got=got, cure=cure))
         model.to(find_device(device))
         name = Path(run).resolve().name
-        return cls(model, load_data(loaded, source=source), name=name, columns=schema(loaded), limit=limit)
+        columns = schema(loaded) or [Column(column, "continuous") for column in column_names(loaded) or []] or None
+        return cls(model, load_data(loaded, source=source), name=name, columns=columns, limit=limit)
 
     def __len__(self) -> int:
         """Return the number of encoded rows."""
