@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ TABLES = {  # arguments: rows and columns of text in front of the numbers
     ("adversarial_mnist.py",): (3, 1),
     ("adversarial_mnist.py", "--network", "conv", "--posterior", "vae", "avb-ac"): (2, 1),
     ("memory.py",): (5, 1),
+    ("streaming.py",): (4 if hasattr(os, "posix_fadvise") else 2, 1),
     ("peers.py", "--job", "mlp", "--contender", "lowerbound, float32", "products alone"): (2, 2),
     ("logistic_truth.py",): (31, 1),
     ("tables.py",): (18, 3),

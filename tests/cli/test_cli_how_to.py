@@ -45,7 +45,7 @@ NEEDS = {"export.md": ["onnxruntime"], "experiments.md": ["optuna", "mlflow", "t
 @pytest.mark.parametrize("page", CHECKS)
 def test_a_page_runs_in_order(page, lowerbound, tmp_path, monkeypatch):
     for package in NEEDS.get(page, []):
-        pytest.importorskip(package)
+        pytest.importorskip(package, reason=f"{package} belongs to an extra that is not installed")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     names: dict[str, object] = {}

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from lowerbound.core.errors import ArgumentError, DataError
+from lowerbound.core.random import generator
 from lowerbound.core.types import Data, follows
-from lowerbound.data import Dataset
+from lowerbound.data import Dataset, dataset
 from lowerbound.data.binarize import BINARIZE, bernoulli_, noise
 from lowerbound.data.store import Disk
 
@@ -368,3 +369,11 @@ def test_a_file_that_shrinks_is_an_error(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match="No such file"):
         data.rows([0])
+
+
+@pytest.mark.parametrize("n", [1, 7, 100_000])
+def test_small_numbers_of_rows_are_shuffled_as_large_ones_are(n):
+    """Row numbers take four bytes where they can: the order is that of torch's own eight."""
+    order = dataset._shuffled(n, generator(3, "shuffle", 0))
+    assert order.dtype == torch.int32
+    assert order.equal(torch.randperm(n, generator=generator(3, "shuffle", 0)).int())

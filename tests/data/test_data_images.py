@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lowerbound.core.errors import ArgumentError
-from lowerbound.data import decoded, load, load_all, picture
+from lowerbound.core.errors import ArgumentError, DataError, RunError
+from lowerbound.data import cached, images, load, load_all, picture
+from lowerbound.data.store import Disk, Resident
 
 RANDOM = np.random.default_rng(0)
 GREY = RANDOM.integers(0, 256, (6, 4), dtype=np.uint8)
@@ -156,7 +157,7 @@ def test_only_folders_have_a_size(tmp_path):
 def large(tmp_path, monkeypatch):
     """Let three pictures be many, in a cache directory of the test's own; count the pictures that are decoded."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(decoded, "_FEWEST", 3)
+    monkeypatch.setattr(images, "_MANY", 3)
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(3):
@@ -190,13 +191,13 @@ def test_pixels_are_decoded_again_after_a_change(large, change):
     elif change == "one more":
         Image.fromarray(GREY).save(folder / "3.png")
     else:
-        (kept,) = (folder.parent / "cache").rglob("*.safetensors")
+        (kept,) = (folder.parent / "cache").rglob("*.npy")
         kept.write_bytes(kept.read_bytes()[:-9])
     after = load_all(folder)
     assert len(opened) == 3 + len(after)
     if change == "name":
         assert torch.equal(after.rows([0, 1, 2]), before[[1, 2, 0]])
-    assert len(list((folder.parent / "cache").rglob("*.safetensors"))) == 1  # one for a folder and a size
+    assert len(list((folder.parent / "cache").rglob("*.npy"))) == 1  # one for a folder and a size
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(large, monkeypatch):
@@ -205,3 +206,53 @@ def test_a_cache_that_cannot_be_written_is_done_without(large, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "file"))
     assert len(load_all(folder)) == len(load_all(folder)) == 3
     assert len(opened) == 6
+
+
+# --- More pictures than memory takes ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_machine(monkeypatch):
+    monkeypatch.setattr(cached, "_memory", lambda: 100)
+
+
+@pytest.mark.parametrize("block", [1, 2, 256])
+def test_pictures_from_disk_are_those_in_memory(block, large, small_machine, monkeypatch):
+    folder, opened = large
+    monkeypatch.setattr(images, "_BLOCK", block)
+    streamed = load_all(folder, binarize="dynamic")
+    monkeypatch.setattr(cached, "_memory", lambda: 2**30)
+    resident = load_all(folder, binarize="dynamic")
+    assert len(opened) == 3
+    assert [type(data._store) for data in (streamed, resident)] == [Disk, Resident]
+    assert streamed.describe() == resident.describe()
+    for epoch in range(3):
+        pairs = zip(*(data.batches(2, seed=1, epoch=epoch) for data in (streamed, resident)), strict=True)
+        assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_a_few_large_pictures_are_on_disk_too(large, small_machine, monkeypatch):
+    folder, opened = large
+    monkeypatch.setattr(images, "_MANY", 1000)
+    assert type(load_all(folder)._store) is type(load_all(folder)._store) is Disk
+    assert len(opened) == 3
+
+
+def test_large_pictures_need_the_cache(large, small_machine, monkeypatch):
+    folder, _ = large
+    (folder.parent / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "file"))
+    with pytest.raises(RunError, match=r"expected a writable file, got .* Free space or choose another folder"):
+        load_all(folder)
+
+
+@pytest.mark.parametrize("many", [3, 1000])
+def test_damaged_pictures_leave_nothing_in_the_cache(many, large, monkeypatch):
+    folder, _ = large
+    monkeypatch.setattr(images, "_MANY", many)
+    content = (folder / "1.png").read_bytes()
+    (folder / "1.png").write_bytes(content[:-30])
+    (folder / "2.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"got 2 damaged ones: .*1.png; .*2.png. Remove them"):
+        load_all(folder)
+    assert not [*(folder.parent / "cache").rglob("*.npy"), *(folder.parent / "cache").rglob("*.part")]

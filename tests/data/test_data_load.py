@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 from PIL import Image
 
 from lowerbound.core.errors import ArgumentError, DataError
-from lowerbound.data import SOURCES, Dataset, load
+from lowerbound.data import SOURCES, Dataset, load, load_all
+from lowerbound.data.store import Disk
 
 GREY = np.random.default_rng(0).integers(0, 256, (30, 4, 3), dtype=np.uint8)
 
@@ -134,7 +136,7 @@ def test_csv(tmp_path, text, labels, rows, expected, names):
 
 
 def test_parquet(tmp_path):
-    pa = pytest.importorskip("pyarrow")
+    pa = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
     import pyarrow.parquet as pq
 
     columns = {"a": [1, 2, 3], "label": ["y", "x", "y"], "b": [0.5, 1.5, 2.5], "c": [True, False, True]}
@@ -381,7 +383,7 @@ PARQUET = {
 
 @pytest.mark.parametrize("columns, options, match", PARQUET.values(), ids=PARQUET)
 def test_bad_parquet_is_named(tmp_path, columns, options, match):
-    pa = pytest.importorskip("pyarrow")
+    pa = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
@@ -408,3 +410,22 @@ def test_bad_arguments_are_named(tmp_path, options, match):
 def test_a_misspelt_name_is_guessed():
     with pytest.raises(DataError, match="Did you mean 'mnist'"):
         load("mnst")
+
+
+def test_the_file_hears_which_rows_come_next(tmp_path, monkeypatch):
+    np.save(tmp_path / "rows.npy", np.arange(33.0, dtype=np.float32).reshape(11, 3))
+    told, taken = [], []
+    expect, take = Disk.expect, Disk.take
+    monkeypatch.setattr(Disk, "expect", lambda store, rows: (told.append(rows.tolist()), expect(store, rows)))
+    monkeypatch.setattr(Disk, "take", lambda store, rows: (taken.append(rows.tolist()), take(store, rows))[1])
+    batches = list(load_all(tmp_path / "rows.npy").batches(3, seed=0, epoch=0))
+    assert len(batches) == len(taken) == 3
+    assert told[:2] == taken[1:]
+
+
+def test_a_system_that_cannot_read_ahead_reads_all_the_same(tmp_path, monkeypatch):
+    rows = np.arange(33.0, dtype=np.float32).reshape(11, 3)
+    np.save(tmp_path / "rows.npy", rows)
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    seen = torch.cat(list(load_all(tmp_path / "rows.npy").batches(1, seed=0, epoch=0)))
+    assert sorted(seen.tolist()) == rows.tolist()

@@ -27,7 +27,7 @@ def write(folder: Path, name: str) -> Path:
     elif path.suffix == ".npz":
         np.savez(path, data=rows, labels=np.array([0, 1, 0, 1]))
     else:
-        pa = pytest.importorskip("pyarrow")
+        pa = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
         import pyarrow.parquet as pq
 
         whole = [None, 2, 4, None]  # integers with nulls
@@ -80,7 +80,7 @@ def test_infinity_is_no_gap():
 
 
 def test_labels_have_no_gaps(tmp_path):
-    pa = pytest.importorskip("pyarrow")
+    pa = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
     import pyarrow.parquet as pq
 
     path = tmp_path / "t.parquet"

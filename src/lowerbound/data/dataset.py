@@ -216,7 +216,7 @@ class Dataset:
             cure = "Give more rows."
             raise DataError(explain(self.source, expected="two rows or more to split", got=len(self), cure=cure))
         size = min(max(round(len(self) * fraction), 1), len(self) - 1)
-        order = torch.randperm(len(self), generator=generator(seed, "split", name))
+        order = _shuffled(len(self), generator(seed, "split", name))
         seed_name = "split_seed" if name == "test" else f"{name}_split_seed"
         record = {**self._record, f"{name}_fraction": fraction, seed_name: seed}
         rest = "train" if self.split == "all" else self.split
@@ -361,12 +361,13 @@ class Dataset:
 
     def _batches(self, size: int, seed: int, epoch: int, batches: Iterable[int]) -> Iterator[Tensor]:
         """Yield the batches of the given numbers of an epoch."""
-        order = torch.randperm(len(self), generator=generator(seed, "shuffle", epoch)).to(self._store.device)
+        order = _shuffled(len(self), generator(seed, "shuffle", epoch)).to(self._store.device)
         if self._index is not None:
-            order = self._index[order]
+            order = self._index.index_select(0, order)
         key = stream_seed(seed, "binarize", epoch) if self.binarize == "dynamic" else self._key
         for number in batches:
-            rows = order[number * size : (number + 1) * size]
+            rows, coming = (order[part * size : (part + 1) * size] for part in (number, number + 1))
+            self._store.expect(coming)
             yield self._finished(self._store.take(rows), rows, key)
 
     def _span(self, start: int, stop: int) -> Tensor:
@@ -391,7 +392,7 @@ class Dataset:
         if self.binarize == "none":
             return x
         gaps = x.isnan() if self.missing else None
-        x = threshold_(x) if self.binarize == "threshold" else bernoulli_(x, key=key, rows=rows)
+        x = threshold_(x) if self.binarize == "threshold" else bernoulli_(x, key=key, rows=rows.long())
         return x if gaps is None else x.masked_fill_(gaps, math.nan)
 
     def _scaled(self, stored: Tensor) -> Tensor:
@@ -403,10 +404,10 @@ class Dataset:
 
     def _part(self, chosen: Tensor, *, split: str, record: dict[str, Any]) -> Dataset:
         """Return the chosen rows as a view of the same store."""
-        chosen = chosen.sort().values
+        chosen = torch.from_numpy(np.sort(chosen.numpy()))
         here = chosen.to(self._store.device)
-        index = here if self._index is None else self._index[here]
-        labels = None if self.labels is None else self.labels[chosen.to(self.labels.device)]
+        index = here if self._index is None else self._index.index_select(0, here)
+        labels = None if self.labels is None else self.labels.index_select(0, chosen.to(self.labels.device))
         return self._changed(_index=index, labels=labels, split=split, _record=record)
 
     def _changed(self, **changes: Any) -> Dataset:
@@ -472,3 +473,8 @@ class Dataset:
                 raise DataError(
                     explain(self.source, expected=expected, got=f"{value:g} in row {start + row}", cure=cure)
                 )
+
+
+def _shuffled(n: int, source: torch.Generator) -> Tensor:
+    """Return 0 to n - 1 in random order, shape ``[n]``; in four bytes each where these suffice, for n may be large."""
+    return torch.randperm(n, generator=source, dtype=torch.int32 if n < 2**31 else torch.int64)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lowerbound.core.checks import positive_int
-from lowerbound.core.errors import ArgumentError, DataError, explain
-from lowerbound.data.decoded import keep_decoded, read_decoded
+from lowerbound.core.errors import ArgumentError, DataError, RunError, explain
+from lowerbound.core.versions import version
+from lowerbound.data.cached import find, keep, large, place
 from lowerbound.data.picture import Header, pixels, read_header
+from lowerbound.data.store import Disk
 from lowerbound.data.table import Table
 
 __all__ = ["SUFFIXES", "ImageSize", "read_folder"]
@@ -24,6 +30,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp"})
 ImageSize = int | Sequence[int]
 
 _LARGEST = 64  # the side that pictures of several sizes get at most, unless told otherwise
+_MANY = 1000  # pictures; fewer are decoded in a moment
+_BLOCK = 256  # pictures that are decoded before they are written
 _NAMED = 5  # damaged pictures that an error names
 
 
@@ -32,7 +40,8 @@ def read_folder(path: Path, labels: Any, *, image_size: ImageSize | None = None)
 
     The names of sub-folders become labels; files that are no pictures are passed over. What is done to a picture is
     written in `lowerbound.data.picture.pixels`, and how many it was done to stands in the record of the table. Of many
-    pictures, the pixels are kept in the user's cache directory for the next time.
+    pictures, the pixels are kept in the user's cache directory for the next time; and those that would take more than a
+    quarter of the machine's memory are read from there, batch by batch.
 
     Args:
         path: The folder, which holds either pictures or sub-folders of pictures.
@@ -55,11 +64,7 @@ def read_folder(path: Path, labels: Any, *, image_size: ImageSize | None = None)
     if labels is None:
         labels = names
     size = None if image_size is None else _checked(image_size)
-    found = read_decoded(path, files, size)
-    if found is None:
-        found = _decoded(path, files, size)
-        keep_decoded(path, files, size, *found)
-    rows, done = found
+    rows, done = _rows(path, files, size)
     return Table(rows, labels, levels=256, record={"images": done})
 
 
@@ -93,30 +98,78 @@ def _checked(size: ImageSize) -> tuple[int, ...]:
     return sides
 
 
-def _decoded(path: Path, files: list[Path], size: tuple[int, ...] | None) -> tuple[Tensor, dict[str, int]]:
-    """Return all pictures, and to how many each thing was done."""
-    damaged: dict[Path, DataError] = {}
-    headers: list[Header] = []
+def _rows(path: Path, files: list[Path], size: tuple[int, ...] | None) -> tuple[Tensor | Disk, dict[str, int]]:
+    """Return all pictures, and to how many each thing was done; of many, the pixels are decoded only once."""
+    array = place("images", [str(path.resolve()), size], _state(path, files))
+    found = find(array)
+    if found is None:
+        damaged: dict[Path, DataError] = {}
+        shape = len(files), *_event_shape(_headers(path, files, damaged), size)
+        done = Counter[str]()
+        if len(files) < _MANY and not large(shape, 1):
+            return _together(_blocks(path, files, shape, damaged, done)), dict(sorted(done.items()))
+        try:
+            found = keep(array, shape, "|u1", _blocks(path, files, shape, damaged, done), done)
+        except RunError:  # the cache directory cannot be written
+            if large(shape, 1):
+                raise
+            done.clear()
+            return _together(_blocks(path, files, shape, damaged, done)), dict(sorted(done.items()))
+    rows, facts = found
+    return (rows if large(rows.shape, 1) else rows.span(0, len(files))), facts
+
+
+def _together(blocks: Iterator[NDArray[np.uint8]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(list(blocks)))
+
+
+def _state(path: Path, files: Sequence[Path]) -> list[Any]:
+    """Return the pictures' names, sizes and times of change, and what decodes them."""
+    stats = [(str(file.relative_to(path)), file.stat()) for file in files]
+    return [version("pillow"), [[name, seen.st_size, seen.st_mtime_ns] for name, seen in stats]]
+
+
+def _headers(path: Path, files: Sequence[Path], damaged: dict[Path, DataError]) -> list[Header]:
+    """Return the headers of all pictures but those that are found damaged."""
+    headers = []
     for file in files:
         try:
             headers.append(read_header(file))
         except DataError as error:
             damaged[file] = error
     if not headers:
-        _refuse(path, list(damaged.values()))
-    shape, done = _event_shape(headers, size), Counter[str]()
-    rows = torch.empty((len(files), *shape), dtype=torch.uint8)
-    for number, file in enumerate(files):
+        _refuse(path, [damaged[file] for file in sorted(damaged)])
+    return headers
+
+
+def _blocks(
+    path: Path, files: Sequence[Path], shape: tuple[int, ...], damaged: dict[Path, DataError], done: Counter[str]
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield all pictures in blocks, and count what was done to them.
+
+    Raises:
+        DataError: after the last, if some are damaged.
+    """
+
+    def read(file: Path) -> tuple[NDArray[np.uint8], list[str]]:
         try:
             if file not in damaged:
-                array, words = pixels(file, shape)
-                rows[number] = torch.from_numpy(array)
-                done.update(words)
+                return pixels(file, shape[1:])
         except DataError as error:
             damaged[file] = error
+        return np.zeros(shape[1:], np.uint8), []
+
+    from rich.console import Console
+    from rich.progress import track
+
+    starts, few = range(0, len(files), _BLOCK), len(files) < _MANY
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow decodes and resizes outside of Python's lock
+        for start in track(starts, "pictures", console=Console(stderr=True), transient=True, disable=few):
+            found = list(threads.map(read, files[start : start + _BLOCK]))
+            done.update(word for _, words in found for word in words)
+            yield np.stack([array for array, _ in found])
     if damaged:
-        _refuse(path, list(damaged.values()))
-    return rows, dict(sorted(done.items()))
+        _refuse(path, [damaged[file] for file in sorted(damaged)])
 
 
 def _event_shape(headers: Sequence[Header], size: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -7,8 +7,6 @@ into the user's cache directory, and read from there.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,16 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lowerbound.core.errors import DataError, explain
-from lowerbound.core.files import user_cache, writing
+from lowerbound.data.cached import find, keep, large, place
 from lowerbound.data.store import Disk
 from lowerbound.data.table import Table
 from lowerbound.data.tables import ALLOW, given_labels, label_column, named
 
 __all__ = ["read_parquet"]
 
-_SHARE = 0.25  # of the machine's memory that the rows of a table may take
 _BLOCK = 65_536  # rows that are read at once
 
 
@@ -53,24 +51,26 @@ def read_parquet(path: Path, labels: Any, *, missing: bool = False) -> Table:
     try:
         with pq.ParquetFile(path) as file:
             names = list(file.schema_arrow.names)
-            place = label_column(names, labels, path)
-            columns = [i for i in range(len(names)) if i != place]
+            at = label_column(names, labels, path)
+            columns = [i for i in range(len(names)) if i != at]
             for position in columns:
                 _check_type(pa, path, names[position], file.schema_arrow.field(position).type)
             if not columns:
                 cure = "Give at least one column of numbers."
                 raise DataError(explain(str(path), expected="columns of numbers", got="none", cure=cure))
-            kept: list[Any] = []
-            blocks = _blocks(pa, file, path, columns, place, missing, kept)
-            rows: Any
-            if 4 * file.metadata.num_rows * len(columns) > _SHARE * _memory():
-                rows = Disk(_on_disk(path, blocks, (file.metadata.num_rows, len(columns)), f"{place} {missing}"))
+            kept = _labels(file, path, names[at]) if at >= 0 else given_labels(labels)
+            shape = file.metadata.num_rows, len(columns)
+            blocks = _blocks(pa, file, path, columns, missing)
+            rows: Tensor | Disk
+            if large(shape, 4):
+                array = place("tables", [str(path.resolve()), at, missing], _state(path))
+                rows, _ = find(array) or keep(array, shape, "<f4", blocks, {})
             else:
                 rows = torch.from_numpy(np.concatenate([np.empty((0, len(columns)), np.float32), *blocks]))
     except (pa.ArrowInvalid, OSError) as error:
         cure = "The file is damaged or of another format: write it again."
         raise DataError(explain(str(path), expected="a Parquet file", got=error, cure=cure)) from error
-    return Table(rows, kept if place >= 0 else given_labels(labels), record=named(names, place))
+    return Table(rows, kept, record=named(names, at))
 
 
 def _check_type(pa: Any, path: Path, name: str, kind: Any) -> None:
@@ -79,50 +79,39 @@ def _check_type(pa: Any, path: Path, name: str, kind: Any) -> None:
         raise DataError(explain(f"{path}, column {name!r}", expected="numbers", got=f"type {kind}", cure=cure))
 
 
-def _blocks(
-    pa: Any, file: Any, path: Path, columns: list[int], place: int, missing: bool, kept: list[Any]
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the rows block by block, float32 ``[<= _BLOCK, columns]``, and add the labels to `kept` on the way."""
+def _labels(file: Any, path: Path, name: str) -> list[Any]:
+    """Return the column of labels."""
+    kept: list[Any] = []
+    for batch in file.iter_batches(batch_size=_BLOCK, columns=[name]):
+        _check_gaps(path, len(kept), name, batch.column(0), "Fill the gap, drop the row.")
+        kept += batch.column(0).to_pylist()
+    return kept
+
+
+def _blocks(pa: Any, file: Any, path: Path, columns: list[int], missing: bool) -> Iterator[NDArray[np.float32]]:
+    """Yield the rows block by block, float32 ``[<= _BLOCK, columns]``."""
     first = 0
     for batch in file.iter_batches(batch_size=_BLOCK):
         block = np.empty((batch.num_rows, len(columns)), np.float32)
-        for position, name in enumerate(batch.schema.names):
+        for i, position in enumerate(columns):
             column = batch.column(position)
-            if column.null_count and (position == place or not missing):
-                row = first + next(i for i, gap in enumerate(column.is_null().to_pylist()) if gap)
-                cure = "Fill the gap, drop the row" + (f", {ALLOW}." if position != place else ".")
-                where = f"{path}, row {row}, column {name!r}"
-                raise DataError(explain(where, expected="a value", got="a gap", cure=cure))
-            if position == place:
-                kept += column.to_pylist()
-                continue
+            if not missing:
+                _check_gaps(path, first, batch.schema.names[position], column, f"Fill the gap, drop the row, {ALLOW}.")
             if column.null_count:
                 column = column.cast(pa.float64())  # nulls of any type become NaN then
-            block[:, columns.index(position)] = column.to_numpy(zero_copy_only=False)
+            block[:, i] = column.to_numpy(zero_copy_only=False)
         first += batch.num_rows
         yield block
 
 
-def _on_disk(path: Path, blocks: Iterator[NDArray[np.float32]], shape: tuple[int, int], how: str) -> Path:
-    """Return the file with the rows of a table in the cache directory; it is written if it is not there."""
+def _check_gaps(path: Path, first: int, name: str, column: Any, cure: str) -> None:
+    """Raise an error that names the first row without a value in a column of a block that begins with row `first`."""
+    if column.null_count:
+        row = first + column.is_null().to_pylist().index(True)
+        raise DataError(explain(f"{path}, row {row}, column {name!r}", expected="a value", got="a gap", cure=cure))
+
+
+def _state(path: Path) -> list[int]:
+    """Return what tells whether a file is the same as before."""
     seen = path.stat()
-    name = f"{path.resolve()} {seen.st_size} {seen.st_mtime_ns} {how}"
-    target = user_cache("tables") / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.npy"
-    if target.exists():
-        for _ in blocks:  # the labels are wanted all the same
-            pass
-        return target
-    with writing(target) as temporary, temporary.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for block in blocks:
-            file.write(block.astype("<f4").tobytes())
-    return target
-
-
-def _memory() -> int:
-    """Return the bytes of memory of the machine; where that is not known, eight gigabytes."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 8 * 2**30
+    return [seen.st_size, seen.st_mtime_ns]

@@ -6,9 +6,10 @@ float32 (all the rest).
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,7 +59,11 @@ class Store(Protocol):
         ...
 
     def take(self, rows: Tensor) -> Tensor:
-        """Return the rows of the given numbers, int64 ``[B]``, as a fresh tensor ``[B, *event_shape]``."""
+        """Return the rows of the given numbers, integers ``[B]``, as a fresh tensor ``[B, *event_shape]``."""
+        ...
+
+    def expect(self, rows: Tensor) -> None:
+        """Hear which rows will be taken next."""
         ...
 
     def span(self, start: int, stop: int) -> Tensor:
@@ -101,6 +106,9 @@ class Resident:
     def take(self, rows: Tensor) -> Tensor:
         """Return the rows of the given numbers as a fresh tensor."""
         return self._rows.index_select(0, rows)
+
+    def expect(self, rows: Tensor) -> None:
+        """Do nothing: they are there."""
 
     def span(self, start: int, stop: int) -> Tensor:
         """Return the rows from `start` up to `stop` as a fresh tensor."""
@@ -148,10 +156,15 @@ class Disk:
 
     def take(self, rows: Tensor) -> Tensor:
         """Return the rows of the given numbers as a fresh tensor."""
-        numbers_ = rows.numpy()
-        starts = np.flatnonzero(np.diff(numbers_, prepend=numbers_[:1] - 2) != 1)  # of neighbours, read at once
-        lengths = np.diff(np.append(starts, len(numbers_)))
-        return self._read(zip(numbers_[starts].tolist(), lengths.tolist(), strict=True), len(numbers_))
+        return self._read(_runs(rows), len(rows))
+
+    def expect(self, rows: Tensor) -> None:
+        """Let the system read rows from the medium in the background, where it can, so that `take` need not wait."""
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError), self.path.open("rb", buffering=0) as stream:  # `take` says what is wrong
+                for first, length in _runs(rows):
+                    start = self._offset + first * self._stride
+                    os.posix_fadvise(stream.fileno(), start, length * self._stride, os.POSIX_FADV_WILLNEED)
 
     def span(self, start: int, stop: int) -> Tensor:
         """Return the rows from `start` up to `stop` as a fresh tensor."""
@@ -183,3 +196,10 @@ class Disk:
             raise DataError(explain(str(self.path), expected="the file as loaded", got=error, cure=cure)) from error
         values = numbers(array, source=str(self.path))
         return values.to(torch.uint8) if self.boolean else values
+
+
+def _runs(rows: Tensor) -> Iterator[tuple[int, int]]:
+    """Return the first row and the length of each run of neighbours in a list of row numbers, to be read at once."""
+    listed = rows.numpy()
+    starts = np.flatnonzero(np.diff(listed, prepend=listed[:1] - 2) != 1)
+    return zip(listed[starts].tolist(), np.diff(np.append(starts, len(listed))).tolist(), strict=True)
