@@ -18,30 +18,12 @@ import torch
 from speed import JOBS as VAE_JOBS
 from speed import Job, time_fit
 from speed_avb import JOBS as AVB_JOBS
-from torch import Tensor
+
+from lowerbound.training.profile import time_graph
 
 JOBS: dict[str, Job] = {**VAE_JOBS, **AVB_JOBS}
 WAYS: dict[str, Any] = {"eager": False, "compiled": True, "graphs": "graphs"}
 WARMUP = 30
-
-
-def floor(job: Job, rows: Tensor, precision: str) -> float:
-    """Return the milliseconds that the products of a step take alone, one after the other."""
-    calls = job.floor(rows, getattr(torch, precision))
-    for call in calls:
-        call()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for call in calls:
-            call()
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    graph.replay()
-    start.record()
-    for _ in range(200):
-        graph.replay()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 200
 
 
 def main() -> None:
@@ -65,7 +47,7 @@ def main() -> None:
         job = JOBS[name]
         data, rows, _ = job.data((WARMUP + steps) * job.batch_size)
         for precision in options.precision:
-            least = floor(job, rows.to("cuda"), precision)
+            least = time_graph(job.floor(rows.to("cuda"), getattr(torch, precision)))
             for way in options.way:
                 settings = {"device": "cuda", "precision": precision, "compile": WAYS[way]}
                 with warnings.catch_warnings():

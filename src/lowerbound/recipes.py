@@ -23,7 +23,7 @@ from lowerbound.models import MODELS, EncoderDecoder
 from lowerbound.nn.likelihoods import LIKELIHOODS
 from lowerbound.training import Callback, MLflow, Run, TensorBoard, fit
 
-__all__ = ["RECIPES", "Recipe", "build", "train", "training_data"]
+__all__ = ["RECIPES", "Recipe", "build", "train", "training_data", "training_settings"]
 
 _OBJECTIVES: dict[str, Any] = {"AVB": objectives.AVB, "ELBO": objectives.ELBO, "IWAE": objectives.IWAE}
 
@@ -232,7 +232,7 @@ def train(
     if show is not None:
         show(train_rows)
     objective = build(recipe, train_rows)
-    settings = {"epochs": _epochs(recipe, len(train_rows)), **recipe.training, "seed": recipe.seed}
+    settings = training_settings(recipe, len(train_rows))
     loggers: list[Callback] = [TensorBoard(Path(out) / "tensorboard")] if tensorboard else []
     loggers += [MLflow(out, {**recipe.describe(), "training": settings})] if mlflow else []
     return fit(
@@ -314,6 +314,13 @@ def training_data(recipe: Recipe) -> tuple[sources.Dataset, sources.Dataset | No
     return rows.split_off(fraction, seed=seed)
 
 
+def training_settings(recipe: Recipe, rows: int) -> dict[str, Any]:
+    """Return what `lowerbound.fit` is told when it follows a recipe on so many rows: its steps as epochs, its seed."""
+    batch_size = min(positive_int("batch_size", recipe.training.get("batch_size", 128)), rows)
+    epochs = max(1, math.ceil(recipe.steps / (rows // batch_size)))
+    return {"epochs": epochs, **recipe.training, "seed": recipe.seed}
+
+
 def _likelihood(recipe: Recipe, rows: sources.Dataset) -> tuple[str, dict[str, Any]]:
     """Return the likelihood and its options, checked against every row."""
     name = recipe.likelihood
@@ -376,9 +383,3 @@ def _standardize(model: EncoderDecoder, rows: sources.Dataset, likelihood: str) 
     else:
         spread = std.square().mean().sqrt()
     model.standardize(mean, torch.where(spread > 0, spread, torch.ones(())))
-
-
-def _epochs(recipe: Recipe, rows: int) -> int:
-    """Return the number of epochs that makes up the recipe's steps."""
-    batch_size = min(positive_int("batch_size", recipe.training.get("batch_size", 128)), rows)
-    return max(1, math.ceil(recipe.steps / (rows // batch_size)))

@@ -231,18 +231,8 @@ def reconstruct(run: str | os.PathLike[str], source: str, *, device: str = "auto
     model: Any = loaded.model
     inputs = list(rows.evaluation_batches(1000))
     with seeded(0, "encode"):
-        outputs = [_reconstruct(model, x.to(find_device(device))).cpu() for x in inputs]
+        outputs = [model.reconstruct(x.to(find_device(device))).cpu() for x in inputs]
     return torch.cat(inputs), torch.cat(outputs)
-
-
-def _reconstruct(model: Any, x: Tensor) -> Tensor:
-    """Return the mean of p(x | z) at the mean of q(z | x); of columns of mixed types, the most probable levels."""
-    likelihood = getattr(model.generator, "likelihood", None)
-    if not getattr(likelihood, "mixed", False):
-        rows: Tensor = model.reconstruct(x)
-        return rows
-    mode: Tensor = model.decode(model.encode(x).mean).mode
-    return mode
 
 
 @torch.no_grad()

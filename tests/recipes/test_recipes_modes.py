@@ -63,7 +63,7 @@ def test_bfloat16_agrees_with_float32(name):
 def test_compiled_agrees_with_eager(name):
     torch.compiler.reset()
     objective, x = of(name)
-    eager, compiled = (answers(objective, forward, x) for forward in (objective, modes._compile(objective)))
+    eager, compiled = (answers(objective, forward, x) for forward in (objective, modes._compiled(objective)))
     for player, (cost, gradient) in eager.items():
         found, found_gradient = compiled[player]
         assert distance(found, cost) < COMPILED

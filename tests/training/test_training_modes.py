@@ -36,7 +36,7 @@ def clock(monkeypatch, times):
 def choose(steps=1000, **settings):
     goal = tiny.objective()
     state = State(goal, Settings(batch_size=8, **settings), steps)
-    return modes.choose(state, lambda epoch, start: tiny.rows().batches(8, seed=0, epoch=epoch, start=start), steps)
+    return modes.choose(state, tiny.rows().rows(range(8)), steps)
 
 
 # --- The decision -----------------------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def test_measuring_leaves_the_state_as_it_was():
     state = State(goal, Settings(batch_size=8, schedule="cosine"), 100)
     train_step(state, tiny.rows().rows(range(8)), goal)
     before, rates = state.snapshot(), state.lr()
-    seconds, starting = modes._time(state, tiny.rows().rows(range(8)), "bfloat16", modes._with(goal))
+    seconds, starting = modes._time(state, tiny.rows().rows(range(8)), "bfloat16", modes._make(state, False))
     assert 0 < seconds < starting
     assert difference(state.snapshot(), before) == ""
     assert (state.lr(), state.settings.precision) == (rates, "float32")

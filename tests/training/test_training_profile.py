@@ -11,6 +11,7 @@ from torch import nn
 import lowerbound as lb
 import tiny
 from lowerbound.core.errors import ArgumentError
+from lowerbound.training import modes
 from lowerbound.training.profile import PARTS, profile_steps
 
 
@@ -96,3 +97,12 @@ def test_settings_are_those_of_a_run():
         find(steps=0)
     with pytest.raises(ArgumentError, match="device: expected a device of this machine, got 'gpu9'"):
         find(device="gpu9")
+
+
+@pytest.mark.parametrize("epochs, tried", [(1, 0), (10**6, 1)])
+def test_the_length_of_the_run_decides_whether_compiling_is_tried(epochs, tried, monkeypatch):
+    ways, real = [], modes._make
+    monkeypatch.setattr(modes, "_time", lambda state, x, precision, step: (0.001, 0.0))
+    monkeypatch.setattr(modes, "_make", lambda state, way: (ways.append(way), real(state, way))[1])
+    find(compile="auto", epochs=epochs)
+    assert ways == [False] + [True] * tried

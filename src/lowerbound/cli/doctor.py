@@ -8,7 +8,6 @@ import platform
 import shutil
 import statistics
 import time
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lowerbound.cli.options import AsJson, show
+from lowerbound.core.versions import version
 from lowerbound.data.fetch import cache_folder, mnist_folder
 
 __all__ = ["doctor"]
@@ -37,7 +37,7 @@ _PACKAGES = ("lowerbound", "torch", "numpy", "scikit-learn", "zuko", "safetensor
 def doctor(as_json: AsJson = False) -> None:
     """Show what the program finds on this machine: versions, devices, precision, data, extras."""
     found = {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         "processor": _processor(),
         "accelerators": _accelerators(),
         "compiler": _compiler(),
@@ -48,13 +48,6 @@ def doctor(as_json: AsJson = False) -> None:
     for name, value in found.items():
         table.add_row(name, Text(_text(value)))
     show(table, found, as_json=as_json)
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed as a package"
 
 
 def _installed(extra: str, module: str) -> str:

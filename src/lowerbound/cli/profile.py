@@ -50,7 +50,7 @@ def profile(
         },
     )
     rows, _ = library.training_data(chosen)
-    settings = {**chosen.training, "seed": chosen.seed}
+    settings = library.training_settings(chosen, len(rows))
     found = profile_steps(library.build(chosen, rows), rows, steps=steps, device=device, **settings)
     table = Table("part of a step", "ms", "share", box=SIMPLE)
     for name, milliseconds in found.parts.items():

@@ -251,9 +251,14 @@ class EncoderDecoder(LatentVariableModel):
         p: Distribution = self.generator.prior()
         return p
 
+    def point(self, z: Tensor) -> Tensor:
+        """Return the mean of p(x | z), its mode where columns are of mixed types, shape ``[*, *event_shape]``."""
+        p = self.decode(z)
+        return p.mode if self.generator.likelihood.mixed else p.mean
+
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the mean of p(x | z) at the mean of q(z | x), shape ``[B, *event_shape]``."""
-        return self.decode(self.encode(x).mean).mean
+        """Return the `point` of the mean of q(z | x), shape ``[B, *event_shape]``."""
+        return self.point(self.encode(x).mean)
 
     @property
     def event_size(self) -> int:

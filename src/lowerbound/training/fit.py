@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from lowerbound.core.errors import ArgumentError, NonFiniteError, TrainingWarnin
 from lowerbound.core.numerics import flushed_denormals
 from lowerbound.core.random import reseed, seeded
 from lowerbound.core.types import Data, Objective, follows
+from lowerbound.core.versions import version
 from lowerbound.training.callbacks import Callback, ProgressBar
 from lowerbound.training.checkpoint import Checkpoint
 from lowerbound.training.microbatches import check_apart, settle
@@ -129,7 +129,7 @@ def fit(
 
     with flushed_denormals(), seeded(chosen.seed, "fit"):
         module.train()
-        mode = choose(state, batches_from, chosen.epochs * batches - state.step)
+        mode = choose(state, first, chosen.epochs * batches - state.step)
     chosen = mode.settings(chosen)
     state.settings = mode.settings(state.settings)
     description = {
@@ -137,7 +137,11 @@ def fit(
         "data": train.describe(),
         "validation": validation.describe() if validation is not None else None,
         "training": {**chosen.describe(), "device": str(device)},
-        "versions": _versions(),
+        "versions": {
+            "lowerbound": version("lowerbound"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         **(config or {}),
     }
     by_first(lambda: checkpoint.open(description, state, resume=resume) if checkpoint else None)
@@ -286,13 +290,3 @@ def _to(objective: Objective, train: Data, validation: Data | None, device: str)
             raise ArgumentError(explain(name, expected="a data set", got=type(rows).__name__, cure=cure))
     moved = [data.to(device) if hasattr(data, "to") else data for data in (train, validation) if data is not None]
     return objective, moved[0], moved[1] if validation is not None else None
-
-
-def _versions() -> dict[str, str]:
-    def version(package: str) -> str:
-        try:
-            return metadata.version(package)
-        except metadata.PackageNotFoundError:
-            return "unknown"
-
-    return {"lowerbound": version("lowerbound"), "torch": torch.__version__, "python": platform.python_version()}

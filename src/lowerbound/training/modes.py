@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,6 @@ from lowerbound.training.state import Forward, State, train_step
 __all__ = ["Mode", "Step", "choose", "recorded"]
 
 Step = Callable[[State, Tensor], None]
-Batches = Callable[[int, int], Iterator[Tensor]]
 
 _ROUNDS, _STEPS = 5, 3  # what a way of computing is timed by: the median over rounds of so many steps
 _WORTH = 20.0  # seconds that a run must still take for a compiler, which takes some ten itself, to be tried
@@ -70,7 +69,7 @@ def recorded(asked: Settings, config: Mapping[str, Any]) -> Settings:
     return replace(asked, **auto)
 
 
-def choose(state: State, batches: Batches, steps: int) -> Mode:
+def choose(state: State, x: Tensor, steps: int) -> Mode:
     """Decide what the settings leave open by timing steps on copies of the state, which is left as it was.
 
     The precisions are compared first; then, in the better one, graphs where the device has them and the compiler where
@@ -78,71 +77,62 @@ def choose(state: State, batches: Batches, steps: int) -> Mode:
 
     Args:
         state: The state at the start of the run, its settings with ``"auto"`` in them or not.
-        batches: From an epoch and the number of a batch to the batches from there on, on the device.
+        x: A batch of the run, on the device, shape ``[B, *event_shape]``.
         steps: How many steps the run has to go.
 
     Raises:
         ArgumentError: if graphs are asked for on a device that has none.
     """
-    asked, objective = state.settings, _forward(state)
+    asked = state.settings
     alone = asked.microbatches in (None, 1)
     if asked.compile == "graphs" and not alone:
         cure = "Leave it out, or train in one process with microbatches=1."
         raise ArgumentError(explain("compile", expected="no graphs with microbatches", got="'graphs'", cure=cure))
-    if "auto" not in (asked.precision, asked.compile):
-        return Mode(asked.precision, asked.compile, _make(state, asked.compile, objective), {})
-    x = next(batches(0, 0))
     plain: Any = False if asked.compile == "auto" else asked.compile
-    precision = "float32" if asked.precision == "auto" else asked.precision
-    times = {(precision, plain): _time(state, x, precision, _make(state, plain, objective))}
+    if "auto" not in (asked.precision, asked.compile):
+        return Mode(asked.precision, plain, _make(state, plain), {})
+    precision, best = "float32" if asked.precision == "auto" else asked.precision, plain
+    ways = {plain: _make(state, plain)}
+    times = {(precision, plain): _time(state, x, precision, ways[plain])}
     if asked.precision == "auto":
-        times["bfloat16", plain] = _time(state, x, "bfloat16", _make(state, plain, objective))
+        times["bfloat16", plain] = _time(state, x, "bfloat16", ways[plain])
         if times["bfloat16", plain][0] * _MARGIN < times["float32", plain][0]:
             precision = "bfloat16"
-    best, forward = plain, objective
-    others = [] if asked.compile != "auto" else ["graphs", True] if x.device.type == "cuda" and alone else [True]
-    for other in others:
+    others: list[bool | str] = ["graphs", True] if x.device.type == "cuda" and alone else [True]
+    for other in others if asked.compile == "auto" else []:
         seconds = times[precision, best][0] * steps
         if other is True and seconds < _WORTH:
             continue
-        candidate: Forward = _compile(objective) if other is True else objective
-        step = _with(candidate) if other is True else GraphedStep(state, candidate)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the user did not ask for it
-                found = times[precision, other] = _time(state, x, precision, step)
+                ways[other] = _make(state, other)
+                found = times[precision, other] = _time(state, x, precision, ways[other])
         except Exception:  # whatever a compiler that is missing or broken raises, or a graph that cannot be
             torch.compiler.reset()
             continue
         if found[0] * _MARGIN < times[precision, best][0] and seconds - found[0] * steps > found[1]:
-            best, forward = other, candidate
+            best = other
     milliseconds = {f"{name}{_NAMES[kind]}": round(1000 * taken, 3) for (name, kind), (taken, _) in times.items()}
-    return Mode(precision, best, _with(forward) if best is True else _make(state, best, forward), milliseconds)
+    step = _make(state, best) if best == "graphs" else ways[best]  # those that were timed hold the copies' tensors
+    return Mode(precision, best, step, milliseconds)
 
 
-def _make(state: State, compile: bool | str, objective: Forward) -> Step:
+def _make(state: State, compile: bool | str) -> Step:
     """Return a way to take steps."""
+    objective: Any = state.objective
     if compile == "graphs":
         if state.objective.kl_weight.device.type != "cuda":
             cure = "Train with device='cuda', or let compile='auto' choose."
             got = str(state.objective.kl_weight.device)
             raise ArgumentError(explain("compile", expected="an NVIDIA device for graphs", got=got, cure=cure))
         return GraphedStep(state, objective)
-    return _with(_compiled(objective) if compile is True else objective)
-
-
-def _with(forward: Forward) -> Step:
+    forward: Forward = _compiled(objective) if compile is True else objective
     return lambda state, x: train_step(state, x, forward)
 
 
-def _compile(objective: Forward) -> Forward:
-    """Return an objective that torch compiles at its first call; its noise is that of the one that is not compiled."""
-    forward: Any = torch.compile(objective, options={"fallback_random": True})
-    return forward  # type: ignore[no-any-return]
-
-
 def _compiled(objective: Forward) -> Forward:
-    """Return an objective that torch compiles at its first call.
+    """Return an objective that torch compiles at its first call; its noise is that of the one that is not compiled.
 
     Raises:
         ArgumentError: at that call, if there is no compiler that works.
@@ -150,7 +140,7 @@ def _compiled(objective: Forward) -> Forward:
     from torch._dynamo.exc import BackendCompilerFailed
     from torch._inductor.exc import InductorError
 
-    forward = _compile(objective)
+    forward: Any = torch.compile(objective, options={"fallback_random": True})
 
     def call(*inputs: Any) -> Any:
         try:
@@ -193,8 +183,3 @@ def _time(state: State, x: Tensor, precision: str, step: Step) -> tuple[float, f
 def _wait(state: State) -> None:
     """Wait until the device has done what it was given."""
     float(next(iter(state.sums.values())))
-
-
-def _forward(state: State) -> Forward:
-    objective: Any = state.objective
-    return objective  # type: ignore[no-any-return]

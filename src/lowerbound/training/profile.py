@@ -23,7 +23,7 @@ from lowerbound.training.modes import choose
 from lowerbound.training.settings import Settings
 from lowerbound.training.state import State, train_step
 
-__all__ = ["PARTS", "Profile", "profile_steps"]
+__all__ = ["PARTS", "Profile", "profile_steps", "time_graph"]
 
 PARTS = {
     "products": "matrix products and convolutions, forward and backward",
@@ -72,7 +72,8 @@ def profile_steps(
         data: The rows.
         steps: How many steps are timed, and again as many profiled.
         device: Where to train, as for `lowerbound.fit`.
-        settings: The settings of `lowerbound.fit`: batch_size, precision, compile, optimizer and so on.
+        settings: The settings of `lowerbound.fit`: batch_size, precision, compile, optimizer and so on; epochs tell how
+            long the run is, which is what ``compile="auto"`` decides by.
 
     Raises:
         ArgumentError: if a setting is out of range or the device is not there.
@@ -100,8 +101,9 @@ def profile_steps(
             epoch += 1
 
     with flushed_denormals(), seeded(chosen.seed, "profile"):
-        mode = choose(state, lambda epoch, start: batches(), steps)
-        state.settings, rows = mode.settings(chosen), batches()
+        rows = batches()
+        mode = choose(state, next(rows), chosen.epochs * (len(data) // batch_size))
+        state.settings = mode.settings(chosen)
 
         def step() -> float:
             clock = time.perf_counter()
@@ -127,7 +129,7 @@ def profile_steps(
             train_step(state, x, module)  # neither compiled nor a graph: there the products have names and shapes
         dtype = torch.bfloat16 if state.settings.precision == "bfloat16" else torch.float32
         calls = [_product(event, x.device, dtype) for event in shapes.events() if event.name in _PRODUCTS]
-        floor = _time_graph(calls) if x.is_cuda else _time(calls)
+        floor = time_graph(calls) if x.is_cuda else _time(calls)
     return Profile(milliseconds, floor, parts, len(calls), str(mode).partition(" (")[0])
 
 
@@ -183,8 +185,8 @@ def _time(calls: Sequence[Callable[[], Any]]) -> float:
     return statistics.median(taken)
 
 
-def _time_graph(calls: Sequence[Callable[[], Any]]) -> float:
-    """Return the same on a CUDA device, where no launch is waited for."""
+def time_graph(calls: Sequence[Callable[[], Any]]) -> float:
+    """Return the milliseconds that calls take on a CUDA device, recorded as one graph: no launch is waited for."""
     _time(calls)
     graph, start, end = torch.cuda.CUDAGraph(), *(torch.cuda.Event(enable_timing=True) for _ in range(2))
     with torch.cuda.graph(graph):

@@ -129,11 +129,10 @@ def differentiate(state: State, player: Player, x: Tensor, forward: Forward, *, 
         with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
             return forward(x, player)
 
+    state.optimizers[player.name].zero_grad(set_to_none=True)
     if settings.microbatches not in (None, 1):
-        state.optimizers[player.name].zero_grad(set_to_none=True)
         return descend(x, player, judge, settings, step=state.step, turn=turn)
     outcome = judge(x, player.name)
-    state.optimizers[player.name].zero_grad(set_to_none=True)
     outcome.cost.backward(inputs=player.parameters)
     return outcome
 
