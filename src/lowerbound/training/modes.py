@@ -16,7 +16,7 @@ from lowerbound.core.distributed import share
 from lowerbound.core.errors import ArgumentError, explain
 from lowerbound.training.graphs import GraphedStep
 from lowerbound.training.settings import Settings
-from lowerbound.training.state import Forward, State, train_step
+from lowerbound.training.state import State, train_step
 
 __all__ = ["Mode", "Step", "choose", "recorded"]
 
@@ -120,37 +120,52 @@ def choose(state: State, x: Tensor, steps: int) -> Mode:
 
 def _make(state: State, compile: bool | str) -> Step:
     """Return a way to take steps."""
-    objective: Any = state.objective
+    objective = _module(state)
     if compile == "graphs":
         if state.objective.kl_weight.device.type != "cuda":
             cure = "Train with device='cuda', or let compile='auto' choose."
             got = str(state.objective.kl_weight.device)
             raise ArgumentError(explain("compile", expected="an NVIDIA device for graphs", got=got, cure=cure))
         return GraphedStep(state, objective)
-    forward: Forward = _compiled(objective) if compile is True else objective
-    return lambda state, x: train_step(state, x, forward)
+    if compile is True:
+        return _compiled(state)
+    return lambda state, x: train_step(state, x, objective)
 
 
-def _compiled(objective: Forward) -> Forward:
-    """Return an objective that torch compiles at its first call; its noise is that of the one that is not compiled.
+def _compiled(state: State) -> Step:
+    """Return steps that torch compiles at the first: whole ones where it can be, and else the objective alone.
+
+    Their noise is that of steps that are not compiled.
 
     Raises:
-        ArgumentError: at that call, if there is no compiler that works.
+        ArgumentError: at the first step, if there is no compiler that works.
     """
     from torch._dynamo.exc import BackendCompilerFailed
     from torch._inductor.exc import InductorError
 
-    forward: Any = torch.compile(objective, options={"fallback_random": True})
+    from lowerbound.training.compiled import CompiledStep, NotTraceable
 
-    def call(*inputs: Any) -> Any:
+    compiled: Any = torch.compile(_module(state), options={"fallback_random": True})
+
+    def apart(state: State, x: Tensor) -> None:
+        train_step(state, x, compiled)
+
+    way: Step = CompiledStep() if CompiledStep.suits(state) else apart
+
+    def step(state: State, x: Tensor) -> None:
+        nonlocal way
         try:
-            return forward(*inputs)
+            try:
+                way(state, x)
+            except NotTraceable:
+                way = apart
+                way(state, x)
         except (BackendCompilerFailed, InductorError) as error:
             reason = str(getattr(error, "inner_exception", error)).strip().splitlines()[0]
             cure = "Install a C++ compiler such as g++, or leave it out; compile='auto' goes on without one."
             raise ArgumentError(explain("compile", expected="a compiler that works", got=reason, cure=cure)) from error
 
-    return call
+    return step
 
 
 def _time(state: State, x: Tensor, precision: str, step: Step) -> tuple[float, float]:
@@ -183,3 +198,7 @@ def _time(state: State, x: Tensor, precision: str, step: Step) -> tuple[float, f
 def _wait(state: State) -> None:
     """Wait until the device has done what it was given."""
     float(next(iter(state.sums.values())))
+
+
+def _module(state: State) -> Any:
+    return state.objective
