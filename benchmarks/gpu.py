@@ -45,7 +45,8 @@ def main() -> None:
     print("| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for name in options.job:
         job = JOBS[name]
-        data, rows, _ = job.data((WARMUP + steps) * job.batch_size)
+        rows, _ = job.rows((WARMUP + steps) * job.batch_size)
+        data = job.dataset(rows)
         for precision in options.precision:
             least = time_graph(job.floor(rows.to("cuda"), getattr(torch, precision)))
             for way in options.way:

@@ -30,7 +30,7 @@ import lowerbound as lb
 from lowerbound.data import Dataset
 from lowerbound.training import Callback
 
-Loop = Callable[[Tensor], Iterator[None]]  # trains an epoch on rows; yields after every step
+Loop = Callable[[Tensor], Iterator[Tensor]]  # trains an epoch on rows; yields the cost of every step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,12 @@ class Job:
     summary: str
     batch_size: int
 
-    def data(self, rows: int) -> tuple[Dataset, Tensor, str]:
-        """Return a data set for the library, the same rows as the loops take them, and their name."""
+    def rows(self, count: int) -> tuple[Tensor, str]:
+        """Return rows as the loops take them, and their name."""
+        raise NotImplementedError
+
+    def dataset(self, rows: Tensor) -> Dataset:
+        """Return rows as the library takes them."""
         raise NotImplementedError
 
     def fit(self, data: Dataset, watcher: Callback, **settings: Any) -> None:
@@ -65,10 +69,13 @@ class VAEJob(Job):
     particles: int = 0
     conv: bool = False
 
-    def data(self, rows: int) -> tuple[Dataset, Tensor, str]:
-        """Return images, uint8 ``[rows, 28, 28]``."""
-        images, what = load_images(rows)
-        return Dataset(images, name="images", levels=256, binarize="dynamic"), images, what
+    def rows(self, count: int) -> tuple[Tensor, str]:
+        """Return images, uint8 ``[count, 28, 28]``."""
+        return load_images(count)
+
+    def dataset(self, rows: Tensor) -> Dataset:
+        """Return the images, binarised anew in every epoch."""
+        return Dataset(rows, name="images", levels=256, binarize="dynamic")
 
     def fit(self, data: Dataset, watcher: Callback, **settings: Any) -> None:
         """Train an epoch by `lowerbound.fit`."""
@@ -160,8 +167,8 @@ class PlainVAE(nn.Module):
         return -bound.mean()
 
 
-def resident(job: VAEJob, images: Tensor, *, tuned: bool = False) -> Iterator[None]:
-    """Train an epoch on images that lie in memory, batches taken by index; yield after every step.
+def resident(job: VAEJob, images: Tensor, *, tuned: bool = False) -> Iterator[Tensor]:
+    """Train an epoch on images that lie in memory, batches taken by index; yield the cost of every step.
 
     Args:
         job: The job.
@@ -181,10 +188,10 @@ def resident(job: VAEJob, images: Tensor, *, tuned: bool = False) -> Iterator[No
             cost.backward()
             optimizer.step()
             total += cost.detach()
-            yield
+            yield cost.detach()
 
 
-def data_loader(job: VAEJob, images: Tensor) -> Iterator[None]:
+def data_loader(job: VAEJob, images: Tensor) -> Iterator[Tensor]:
     """Train an epoch as tutorials write it: a `DataLoader` over float images, the cost read at every step."""
     model = job.plain()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -196,7 +203,7 @@ def data_loader(job: VAEJob, images: Tensor) -> Iterator[None]:
         cost.backward()
         optimizer.step()
         total += cost.item()
-        yield
+        yield cost.detach()
 
 
 @contextmanager
@@ -212,17 +219,17 @@ def flushed_denormals(flush: bool) -> Iterator[None]:
 # --- The floor --------------------------------------------------------------------------------------------------------
 
 
-def products_alone(job: Job, images: Tensor) -> Iterator[None]:
+def products_alone(job: Job, images: Tensor) -> Iterator[Tensor]:
     """Repeat the products of a step."""
     yield from repeat(job.floor(images), len(images) // job.batch_size)
 
 
-def repeat(calls: list[Callable[[], Any]], steps: int) -> Iterator[None]:
-    """Make the calls of a step over and over; yield after every step."""
+def repeat(calls: list[Callable[[], Any]], steps: int) -> Iterator[Tensor]:
+    """Make the calls of a step over and over; yield the cost of every step."""
     for _ in range(steps):
         for call in calls:
             call()
-        yield
+        yield torch.zeros(())
 
 
 def products(model: nn.Module, cost: Callable[[], Any]) -> list[Callable[[], Any]]:
@@ -330,7 +337,8 @@ def main(jobs: Mapping[str, Job]) -> None:
     torch.manual_seed(0)
 
     job = jobs[options.job]
-    data, rows, what = job.data((warmup + steps) * job.batch_size)
+    rows, what = job.rows((warmup + steps) * job.batch_size)
+    data = job.dataset(rows)
     contenders: dict[str, Callable[[], float]] = {"lowerbound.fit": partial(time_fit, job, data, warmup)}
     contenders |= {name: partial(time_loop, loop, rows, warmup) for name, loop in job.loops().items()}
     names = list(contenders)

@@ -30,10 +30,13 @@ MODEL_LR, CRITIC_LR = 2e-4, 1e-3
 class AVBJob(Job):
     """Encoder, decoder and critic of 256-256 ReLU; a latent and a noise of 2 and of 4 dimensions."""
 
-    def data(self, rows: int) -> tuple[Dataset, Tensor, str]:
-        """Return the four points over and over, float32 ``[rows, 4]``."""
-        train, _ = lb.data.four_points(rows=rows)
-        return train, train.rows(range(rows)), "four points"
+    def rows(self, count: int) -> tuple[Tensor, str]:
+        """Return the four points over and over, float32 ``[count, 4]``."""
+        return lb.data.four_points(rows=count)[0].rows(range(count)), "four points"
+
+    def dataset(self, rows: Tensor) -> Dataset:
+        """Return the points as they are."""
+        return Dataset(rows, name="four points")
 
     def fit(self, data: Dataset, watcher: Callback, **settings: Any) -> None:
         """Train an epoch by `lowerbound.fit`."""
@@ -101,8 +104,8 @@ def mlp(fan_in: int, fan_out: int) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(256, fan_out))
 
 
-def resident(job: AVBJob, rows: Tensor, *, tuned: bool = False) -> Iterator[None]:
-    """Train an epoch on rows that lie in memory, batches taken by index; yield after every step.
+def resident(job: AVBJob, rows: Tensor, *, tuned: bool = False) -> Iterator[Tensor]:
+    """Train an epoch on rows that lie in memory, batches taken by index; yield the cost of every step.
 
     Args:
         job: The job.
@@ -128,7 +131,7 @@ def resident(job: AVBJob, rows: Tensor, *, tuned: bool = False) -> Iterator[None
             critic_adam.step()
             model_total += model_cost.detach()
             critic_total += critic_cost.detach()
-            yield
+            yield model_cost.detach()
 
 
 JOBS = {"avb": AVBJob(summary="three networks of 256-256 ReLU, z = 2, AVB with one critic step", batch_size=512)}

@@ -1,60 +1,62 @@
-"""The contenders of this environment: ``fit`` in a precision, or one of `speed.py`'s loops, by name."""
+"""The contenders of this environment: ``fit PRECISION [compiled]``, or one of `speed.py`'s loops, by name."""
 
 from __future__ import annotations
 
-import json
-import math
-import resource
 import sys
-import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from protocol import STARTED, WARMUP
+from protocol import main
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from speed import JOBS as VAE_JOBS
-from speed import Clock, time_loop
 from speed_avb import JOBS as AVB_JOBS
+from torch import Tensor
+
+from lowerbound.training import Callback
+
+CONTENDER = sys.argv[4]
 
 
-class Watch(Clock):
-    """Remembers when the first step was done, and the loss of the first and the last."""
+class Costs(Callback):
+    """Hands the cost of each step to the benchmark; what it does with it may end the run."""
 
-    first, losses = 0.0, (math.nan, math.nan)
+    def __init__(self, tell: Callable[[float], None]) -> None:
+        self._tell, self._before = tell, 0.0
 
-    def step(self, *, epoch, batch, sums):
-        if batch == 1:
-            self.first, self.losses = time.time() - STARTED, (float(next(iter(sums.values()))), math.nan)
-        super().step(epoch=epoch, batch=batch, sums=sums)
-
-    def epoch(self, record):
-        super().epoch(record)
-        self.losses = self.losses[0], next(iter(record["train"].values()))
+    def step(self, *, epoch: int, batch: int, sums: dict[str, Tensor]) -> None:
+        total = float(next(iter(sums.values())))
+        self._tell((self._before if batch > 1 else 0.0) - total)  # bounds, which rise
+        self._before = total
 
 
-def main() -> None:
-    name, _, steps, contender = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-    job = {**VAE_JOBS, **AVB_JOBS}[name]
+def fit(job: Any, rows: Tensor, steps: int, tell: Callable[[float], None]) -> None:
+    """Train by `lowerbound.fit`."""
+    _, precision, *ways = CONTENDER.split()
+    epochs = -(-steps // (len(rows) // job.batch_size))
+    job.fit(job.dataset(rows), Costs(tell), precision=precision, compile="compiled" in ways, epochs=epochs)
+
+
+def loop(job: Any, rows: Tensor, steps: int) -> Iterator[Tensor]:
+    """Train by a loop, as many epochs as it takes."""
+    made = 0
+    while made < steps:
+        for cost in job.loops()[CONTENDER](rows):
+            yield cost
+            made += 1
+
+
+def train(name: str, rows: Any, steps: int) -> Any:
+    """Return the costs of a loop, or a function that tells them."""
+    job, tensor = {**VAE_JOBS, **AVB_JOBS}[name], torch.from_numpy(rows)
     torch.manual_seed(0)
-    data, rows, _ = job.data((WARMUP + steps) * job.batch_size)
-    watch = Watch(WARMUP)
-    if contender.startswith("fit "):
-        job.fit(data, watch, precision=contender.removeprefix("fit "))
-        taken, falls = watch.seconds, watch.losses[1] > watch.losses[0]  # bounds, which rise
-    else:
-
-        def loop(rows):
-            for step, made in enumerate(job.loops()[contender](rows)):
-                watch.first = watch.first if step else time.time() - STARTED
-                yield made
-
-        taken, falls = time_loop(loop, rows, WARMUP), True
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    found = {"ms": 1000 * taken / steps, "steps": steps, "start": watch.first, "peak": peak, "falls": falls}
-    print(json.dumps(found))
+    if CONTENDER.startswith("fit "):
+        return lambda tell: fit(job, tensor, steps, tell)
+    return loop(job, tensor, steps)
 
 
 if __name__ == "__main__":
-    main()
+    main(train)

@@ -23,6 +23,35 @@ def mlp(parameters, x):
     return x
 
 
+def convolution(parameters, x, *, stride=1):
+    weight, bias = parameters
+    x = lax.conv_general_dilated(x, weight, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return x + bias
+
+
+def transposed(parameters, x):
+    weight, bias = parameters
+    x = lax.conv_transpose(x, weight, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return x + bias
+
+
+def encode(parameters, x):
+    if "body" not in parameters:
+        return mlp(parameters["encoder"], x)
+    h = x.reshape(-1, 28, 28, 1)
+    for i, layer in enumerate(parameters["body"]):
+        h = jax.nn.relu(convolution(layer, h, stride=2 if i == 1 else 1))
+    return mlp(parameters["encoder"], h.reshape(len(h), -1))
+
+
+def decode(parameters, z):
+    if "body" not in parameters:
+        return mlp(parameters["decoder"], z)
+    h = jax.nn.relu(mlp(parameters["decoder"], z)).reshape(-1, 14, 14, 64)
+    h = jax.nn.relu(transposed(parameters["up"], h))
+    return convolution(parameters["last"], h).reshape(len(h), -1)
+
+
 def bce(logits, x):
     return (jax.nn.softplus(logits) - x * logits).sum(-1)
 
@@ -32,6 +61,12 @@ def init(key, job):
         a, b, c = random.split(key, 3)
         model = {"encoder": layers(a, (8, 256, 256, 2)), "decoder": layers(b, (2, 256, 256, 4))}
         return model, layers(c, (6, 256, 256, 1))
+    if job == "conv":
+        glorot, keys = jax.nn.initializers.glorot_uniform(), random.split(key, 8)
+        sizes = [(1, 32), (32, 64), (64, 64), (64, 64), (64, 32), (32, 1)]
+        made = [(glorot(k, (3, 3, *s)), jnp.zeros(s[1])) for k, s in zip(keys[:6], sizes, strict=True)]
+        networks = {"encoder": layers(keys[6], (64 * 196, 32, 4)), "decoder": layers(keys[7], (2, 64 * 196))}
+        return {"body": made[:4], "up": made[4], "last": made[5], **networks}, None
     a, b = random.split(key)
     return {"encoder": layers(a, (784, 500, 500, 80)), "decoder": layers(b, (40, 500, 500, 784))}, None
 
@@ -39,11 +74,11 @@ def init(key, job):
 def vae_cost(parameters, x, key, particles):
     draw, noise = random.split(key)
     x = (random.uniform(draw, x.shape) < x).astype(jnp.float32)
-    loc, log_variance = jnp.split(mlp(parameters["encoder"], x), 2, -1)
+    loc, log_variance = jnp.split(encode(parameters, x), 2, -1)
     lead = (particles,) if particles else ()
     eps = random.normal(noise, (*lead, *loc.shape))
     z = loc + jnp.exp(0.5 * log_variance) * eps
-    error = bce(mlp(parameters["decoder"], z), x)
+    error = bce(decode(parameters, z), x)
     if not particles:
         kl = 0.5 * (jnp.exp(log_variance) + loc**2 - 1 - log_variance).sum(-1)
         return (error + kl).mean()

@@ -66,7 +66,7 @@ def train(job, rows, steps):
 
     for i in range(steps // CHUNK + 2):
         total, state = epoch(state, random.PRNGKey(i + 2))
-        yield total / CHUNK
+        yield total / CHUNK / size
 
 
 if __name__ == "__main__":

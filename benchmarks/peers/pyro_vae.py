@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
+from plain import networks
 from protocol import BATCH, main
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO
 from torch import nn
@@ -12,16 +13,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class VAE(nn.Module):
-    def __init__(self):
+    def __init__(self, job):
         super().__init__()
-        self.body = nn.Sequential(nn.Linear(784, 500), nn.ReLU(), nn.Linear(500, 500), nn.ReLU())
-        self.loc, self.log_scale = nn.Linear(500, 40), nn.Linear(500, 40)
-        self.decoder = nn.Sequential(nn.Linear(40, 500), nn.ReLU(), nn.Linear(500, 500), nn.ReLU(), nn.Linear(500, 784))
+        self.body, width, self.size, self.decoder = networks(job)
+        self.loc, self.log_scale = nn.Linear(width, self.size), nn.Linear(width, self.size)
 
     def model(self, x):
         pyro.module("decoder", self.decoder)
         with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("latent", dist.Normal(x.new_zeros(40), x.new_ones(40)).expand([x.shape[0], 40]).to_event(1))
+            z = pyro.sample(
+                "latent", dist.Normal(x.new_zeros(self.size), 1.0).expand([x.shape[0], self.size]).to_event(1)
+            )
             pyro.sample("obs", dist.Bernoulli(logits=self.decoder(z), validate_args=False).to_event(1), obs=x)
 
     def guide(self, x):
@@ -32,7 +34,7 @@ class VAE(nn.Module):
 
 
 def train(job, rows, steps):
-    vae, size = VAE(), BATCH[job]
+    vae, size = VAE(job), BATCH[job]
     grey = torch.from_numpy(rows).flatten(1).float() / 255
     loader = DataLoader(TensorDataset(grey), batch_size=size, shuffle=True)
     particles = {"alpha": 0.0, "num_particles": 50, "vectorize_particles": True, "max_plate_nesting": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from plain import networks
 from protocol import BATCH, main
 from pythae.data.datasets import BaseDataset
 from pythae.models import IWAE, VAE, IWAEConfig, VAEConfig
@@ -13,10 +14,11 @@ from torch.utils.data import DataLoader
 
 
 class Encoder(BaseEncoder):
-    def __init__(self):
+    def __init__(self, job):
         BaseEncoder.__init__(self)
-        self.body = nn.Sequential(nn.Flatten(), nn.Linear(784, 500), nn.ReLU(), nn.Linear(500, 500), nn.ReLU())
-        self.loc, self.log_variance = nn.Linear(500, 40), nn.Linear(500, 40)
+        body, width, latent_dim, _ = networks(job)
+        self.body = nn.Sequential(nn.Flatten(), body)
+        self.loc, self.log_variance = nn.Linear(width, latent_dim), nn.Linear(width, latent_dim)
 
     def forward(self, x):
         h = self.body(x)
@@ -24,22 +26,21 @@ class Encoder(BaseEncoder):
 
 
 class Decoder(BaseDecoder):
-    def __init__(self):
+    def __init__(self, job):
         BaseDecoder.__init__(self)
-        self.net = nn.Sequential(
-            nn.Linear(40, 500), nn.ReLU(), nn.Linear(500, 500), nn.ReLU(), nn.Linear(500, 784), nn.Sigmoid()
-        )
+        self.net = nn.Sequential(networks(job)[3], nn.Sigmoid())
 
     def forward(self, z):
         return ModelOutput(reconstruction=self.net(z).reshape(-1, 1, 28, 28))
 
 
 def train(job, rows, steps):
-    size, options = BATCH[job], {"input_dim": (1, 28, 28), "latent_dim": 40, "reconstruction_loss": "bce"}
+    size, latent_dim = BATCH[job], networks(job)[2]
+    options = {"input_dim": (1, 28, 28), "latent_dim": latent_dim, "reconstruction_loss": "bce"}
     model = (
-        IWAE(IWAEConfig(number_samples=50, **options), Encoder(), Decoder())
+        IWAE(IWAEConfig(number_samples=50, **options), Encoder(job), Decoder(job))
         if job == "iwae"
-        else VAE(VAEConfig(**options), Encoder(), Decoder())
+        else VAE(VAEConfig(**options), Encoder(job), Decoder(job))
     )
     grey = torch.from_numpy(rows).float().reshape(-1, 1, 28, 28) / 255
     loader = DataLoader(BaseDataset(grey, torch.zeros(len(grey))), batch_size=size, shuffle=True)
