@@ -51,7 +51,8 @@ CONTENDERS: dict[str, tuple[list[str], list[str], tuple[str, ...]]] = {
 _TRIES = 3
 _LONGEST = 300.0  # seconds that a contender may take
 _OURS = "lowerbound, float32"
-_MOST_STEPS = 20_000  # for --time-to
+_MOST_STEPS = 5000  # for --time-to
+_BEFORE = 60  # steps that a contender may take before those that are timed
 _STEP_HEADS = (
     *("job", "contender", "ms a step", "fastest", "slowest", "rounds"),
     *("lowerbound / this", "MiB", "first step, s"),
@@ -124,7 +125,7 @@ def measure(job: str, names: list[str], interpreters: dict[str, str | None], opt
     """Run all contenders of a job, round by round."""
     found = Found({name: [] for name in names})
     with tempfile.TemporaryDirectory() as folder:
-        count = 512 if job == "avb" else 60_000 if options.time_to else 6000
+        count = 60_000 if options.time_to else (options.steps + _BEFORE) * JOBS[job].batch_size  # an epoch or more
         np.save(Path(folder) / "rows.npy", JOBS[job].rows(count)[0].numpy())
         for turn in range(options.rounds):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:

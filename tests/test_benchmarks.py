@@ -25,6 +25,7 @@ TABLES = {  # arguments: rows and columns of text in front of the numbers
     ("memory.py",): (5, 1),
     ("streaming.py",): (4 if hasattr(os, "posix_fadvise") else 2, 1),
     ("peers.py", "--job", "mlp", "--contender", "lowerbound, float32", "products alone"): (2, 2),
+    ("evaluation.py",): (4, 1),
     ("logistic_truth.py",): (31, 1),
     ("tables.py",): (18, 3),
     ("scale_out.py",): (4, 1),

@@ -41,12 +41,9 @@ def fit(job: Any, rows: Tensor, steps: int, tell: Callable[[float], None]) -> No
 
 
 def loop(job: Any, rows: Tensor, steps: int) -> Iterator[Tensor]:
-    """Train by a loop, as many epochs as it takes."""
-    made = 0
-    while made < steps:
-        for cost in job.loops()[CONTENDER](rows):
-            yield cost
-            made += 1
+    """Train by a loop over one long epoch, for each starts with new weights."""
+    epochs = -(-steps // (len(rows) // job.batch_size))
+    yield from job.loops()[CONTENDER](torch.cat([rows] * epochs))
 
 
 def train(name: str, rows: Any, steps: int) -> Any:

@@ -86,6 +86,42 @@ def test_compiled_run_is_the_eager_one(case):
         assert (compiled["lr"], compiled["kl_weight"]) == (eager["lr"], eager["kl_weight"])
 
 
+OBJECTIVES = {
+    "reinforce, moving average": ("ELBO", True, {"gradient": "reinforce", "baseline": "moving-average"}),
+    "reinforce, leave one out": ("ELBO", True, {"gradient": "reinforce", "particles": 3}),
+    "vargrad": ("ELBO", True, {"gradient": "vargrad", "particles": 3}),
+    "relaxed": ("ELBO", True, {"gradient": "relaxed"}),
+    "sticking the landing": ("ELBO", False, {"gradient": "stl", "beta": 2.0}),
+    "dreg": ("IWAE", False, {"gradient": "dreg", "particles": 4}),
+    "miwae": ("IWAE", False, {"particles": 4, "groups": 2}),
+    "vimco": ("IWAE", True, {"gradient": "vimco", "particles": 4}),
+    "reweighted wake-sleep": ("RWS", True, {"particles": 4}),
+    "adversarial": ("AVB", False, {"critic_steps": 2, "contrast": "adaptive"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's own tracer (torch 2.13)
+@pytest.mark.parametrize("case", OBJECTIVES)
+def test_every_objective_compiled_is_itself(case):
+    kind, binary, options = OBJECTIVES[case]
+    shape = {"event_shape": (tiny.WIDTH,), "latent_dim": 3}
+    histories = []
+    for way in (False, True):
+        torch.manual_seed(0)
+        if kind == "AVB":
+            model = lb.models.ImplicitVAE(**shape)
+        elif binary:
+            model = lb.models.HierarchicalVAE(**shape, latent="bernoulli", above=[2], hidden=[], between=[])
+        else:
+            model = tiny.vae()
+        goal = getattr(lb.objectives, kind)(model, **options)
+        assert CompiledStep.suits(State(goal, Settings(), 10))
+        histories.append(tiny.fit(goal, compile=way, epochs=2).history)
+    for eager, compiled in zip(*histories, strict=True):
+        assert compiled["train"] == pytest.approx(eager["train"], rel=1e-3, abs=1e-3)
+
+
 def test_resumed_compiled_run_is_the_whole_one(tmp_path):
     tiny.fit(out=tmp_path / "whole", epochs=2, compile=True)
     tiny.fit(out=tmp_path / "halves", epochs=1, compile=True)

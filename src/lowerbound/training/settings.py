@@ -62,10 +62,11 @@ class Settings:
         keep: Which weights the run ends with: ``"best"`` by validation, if there are validation rows, or ``"last"``.
         precision: ``"float32"``, or ``"bfloat16"`` for the networks (log-probabilities stay float32), or ``"auto"``
             for the faster one.
-        compile: Whether the objective is compiled by torch; ``"graphs"`` to record the kernels of a step once and have
-            an NVIDIA device replay them; ``"auto"`` for whichever makes the run shortest. What is faster is measured on
-            the first batch, by steps that the run does not keep; ``config.json`` says what was decided, and a resumed
-            run keeps to it.
+        compile: Whether torch compiles the steps: whole ones on a processor (objective, gradient and update together)
+            for objectives of the library under Adam, AdamW or RMSprop, and else the objective alone; ``"graphs"`` to
+            record the kernels of a step once and have an NVIDIA device replay them; ``"auto"`` for whichever makes the
+            run shortest. What is faster is measured on the first batch, by steps that the run does not keep;
+            ``config.json`` says what was decided, and a resumed run keeps to it.
         microbatches: Parts in which a step's batch is computed, each with noise of its own, to save memory or to share
             them out among processes; None for one for each process.
         seed: The seed of everything that is drawn.
