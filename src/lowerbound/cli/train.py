@@ -122,7 +122,7 @@ def train(
     ] = None,
     compile: Annotated[
         str | None,
-        typer.Option(help="on: torch.compile; graphs: recorded kernels (CUDA); off; auto: what is measured to pay."),
+        typer.Option(help="on: compiled steps; graphs: recorded kernels (CUDA); off; auto: what is measured to pay."),
     ] = None,
     microbatches: Annotated[
         int | None, typer.Option(help="Parts in which a step is computed; by default one for each process of torchrun.")
