@@ -40,7 +40,7 @@ def test_update_is_that_of_torch(case):
         optimizer.step()
         *parts, steps = update.kept(other, ours)
         with torch.no_grad():
-            update.move(ours, gradient, parts, update.rates_of(other, steps))
+            update.move(ours, gradient, parts, update.rates_of(other, steps), other.param_groups[0])
         steps.add_(1)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
     for name, value in optimizer.state[theirs].items():

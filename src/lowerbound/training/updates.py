@@ -12,7 +12,7 @@ from torch.optim import Adam, AdamW, Optimizer, RMSprop
 __all__ = ["Update", "update_of"]
 
 Rates = Callable[[dict[str, Any], int], list[float]]
-Move = Callable[[Tensor, Tensor, list[Tensor], Tensor], None]
+Move = Callable[[Tensor, Tensor, list[Tensor], Tensor, dict[str, Any]], None]
 
 
 class Update(NamedTuple):
@@ -21,7 +21,7 @@ class Update(NamedTuple):
     Attributes:
         parts: What it keeps of each weight besides the number of steps, by torch's name: tensors like the weight.
         rates: From the options of a group and the number of the step, from 1, to the numbers that `move` takes.
-        move: Changes a weight in place, given its gradient, its parts (changed too) and the rates, float64.
+        move: Changes a weight in place, given its gradient, its parts (changed too), the rates, float64, and the group.
     """
 
     parts: tuple[str, ...]
@@ -65,35 +65,42 @@ def update_of(optimizer: Optimizer) -> Update | None:
 def _adam_rates(group: dict[str, Any], step: int) -> list[float]:
     first, second = group["betas"]
     size, correction = group["lr"] / (1 - first**step), (1 - second**step) ** -0.5
-    return [size, correction, group["eps"], 1 - first, 1 - second, *_decay(group)]
+    return [size, correction, group["eps"], 1 - first, 1 - second, _decay_rate(group)]
 
 
-def _adam(weight: Tensor, gradient: Tensor, parts: list[Tensor], rates: Tensor) -> None:
+def _adam(weight: Tensor, gradient: Tensor, parts: list[Tensor], rates: Tensor, group: dict[str, Any]) -> None:
     mean, square = parts
-    size, correction, epsilon, first, second, shrink, penalty = rates.unbind()
-    weight.mul_(1 - shrink)
-    gradient = gradient + penalty * weight
+    size, correction, epsilon, first, second, decay = rates.unbind()
+    gradient = _decayed(weight, gradient, decay, group)
     mean.add_((gradient - mean) * first)
     square.add_((gradient * gradient - square) * second)
     weight.sub_(size * mean / (square.sqrt() * correction + epsilon))
 
 
 def _rmsprop_rates(group: dict[str, Any], step: int) -> list[float]:
-    return [group["lr"], group["eps"], 1 - group["alpha"], *_decay(group)]
+    return [group["lr"], group["eps"], 1 - group["alpha"], _decay_rate(group)]
 
 
-def _rmsprop(weight: Tensor, gradient: Tensor, parts: list[Tensor], rates: Tensor) -> None:
+def _rmsprop(weight: Tensor, gradient: Tensor, parts: list[Tensor], rates: Tensor, group: dict[str, Any]) -> None:
     (square,) = parts
-    size, epsilon, second, _, penalty = rates.unbind()
-    gradient = gradient + penalty * weight
+    size, epsilon, second, decay = rates.unbind()
+    gradient = _decayed(weight, gradient, decay, group)
     square.add_((gradient * gradient - square) * second)
     weight.sub_(size * gradient / (square.sqrt() + epsilon))
 
 
-def _decay(group: dict[str, Any]) -> tuple[float, float]:
-    """Return the share of a weight that is taken off, and that which is added to its gradient."""
-    decay = float(group["weight_decay"])
-    return (decay * group["lr"], 0.0) if group.get("decoupled_weight_decay") else (0.0, decay)
+def _decay_rate(group: dict[str, Any]) -> float:
+    return float(group["weight_decay"] * (group["lr"] if group.get("decoupled_weight_decay") else 1.0))
+
+
+def _decayed(weight: Tensor, gradient: Tensor, rate: Tensor, group: dict[str, Any]) -> Tensor:
+    """Return the gradient with the weight's decay in it, or let the weight decay by itself."""
+    if not group["weight_decay"]:
+        return gradient
+    if not group.get("decoupled_weight_decay"):
+        return gradient + rate * weight
+    weight.mul_(1 - rate)
+    return gradient
 
 
 _UPDATES: dict[type[Optimizer], Update] = {
