@@ -90,7 +90,7 @@ OBJECTIVES = {
     "reinforce, moving average": ("ELBO", True, {"gradient": "reinforce", "baseline": "moving-average"}),
     "reinforce, leave one out": ("ELBO", True, {"gradient": "reinforce", "particles": 3}),
     "vargrad": ("ELBO", True, {"gradient": "vargrad", "particles": 3}),
-    "relaxed": ("ELBO", True, {"gradient": "relaxed"}),
+    "relaxed": ("ELBO", True, {"gradient": "relaxed", "temperature": 0.5}),
     "sticking the landing": ("ELBO", False, {"gradient": "stl", "beta": 2.0}),
     "dreg": ("IWAE", False, {"gradient": "dreg", "particles": 4}),
     "miwae": ("IWAE", False, {"particles": 4, "groups": 2}),

@@ -139,14 +139,15 @@ def test_graphs_need_their_device():
         tiny.fit(compile="graphs")
 
 
-def test_compiler_that_is_asked_for_and_broken(monkeypatch):
+def test_compiler_that_is_asked_for_and_broken(monkeypatch, tmp_path):
     def broken(graph, inputs, **options):
         raise OSError("no g++ here")
 
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module, **options: real(module, backend=broken))
     with pytest.raises(ArgumentError, match=r"compile: expected a compiler that works, got .*no g\+\+ here.*'auto'"):
-        tiny.fit(compile=True)
+        tiny.fit(compile=True, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
     torch.compiler.reset()
 
 

@@ -81,7 +81,7 @@ def choose(state: State, x: Tensor, steps: int) -> Mode:
         steps: How many steps the run has to go.
 
     Raises:
-        ArgumentError: if graphs are asked for on a device that has none.
+        ArgumentError: if graphs are asked for on a device that has none, or a compiler where none works.
     """
     asked = state.settings
     alone = asked.microbatches in (None, 1)
@@ -90,7 +90,10 @@ def choose(state: State, x: Tensor, steps: int) -> Mode:
         raise ArgumentError(explain("compile", expected="no graphs with microbatches", got="'graphs'", cure=cure))
     plain: Any = False if asked.compile == "auto" else asked.compile
     if "auto" not in (asked.precision, asked.compile):
-        return Mode(asked.precision, plain, _make(state, plain), {})
+        step = _make(state, plain)
+        if plain is True:
+            _try(state, x, step)  # before there is a run folder
+        return Mode(asked.precision, plain, step, {})
     precision, best = "float32" if asked.precision == "auto" else asked.precision, plain
     ways = {plain: _make(state, plain)}
     times = {(precision, plain): _time(state, x, precision, ways[plain])}
@@ -166,6 +169,15 @@ def _compiled(state: State) -> Step:
             raise ArgumentError(explain("compile", expected="a compiler that works", got=reason, cure=cure)) from error
 
     return step
+
+
+def _try(state: State, x: Tensor, step: Step) -> None:
+    """Take a step and take it back."""
+    before = state.snapshot()
+    try:
+        step(state, x)
+    finally:
+        state.unpack(before)
 
 
 def _time(state: State, x: Tensor, precision: str, step: Step) -> tuple[float, float]:
