@@ -162,3 +162,18 @@ def test_objective_that_decides_by_values_is_compiled_apart(monkeypatch):
     modes._make(states[0], True)(states[0], x)
     train_step(states[1], x, states[1].objective)
     assert difference(states[0].pack(), states[1].pack()) == ""
+
+
+@pytest.mark.slow
+def test_wide_networks_compiled_are_themselves():
+    """The products of the other test cases are too small for another library than torch's own."""
+    rows = torch.rand(1024, 784, generator=torch.Generator().manual_seed(0)).round()
+
+    def run(compile):
+        torch.manual_seed(0)
+        model = lb.models.VAE(event_shape=(784,), latent_dim=8, hidden=(256,), likelihood="bernoulli")
+        objective = lb.objectives.ELBO(model)
+        lb.fit(objective, lb.data.Dataset(rows), epochs=2, batch_size=128, lr=1e-3, seed=0, compile=compile)
+        return torch.cat([value.detach().flatten() for value in objective.parameters()])
+
+    torch.testing.assert_close(run(True), run(False), rtol=1e-3, atol=2e-4)

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lowerbound.core.types import Outcome, Player
+from lowerbound.training.products import PRODUCTS
 from lowerbound.training.state import State, begin, collect, end
 from lowerbound.training.updates import update_of
 
 __all__ = ["CompiledStep", "NotTraceable"]
 
 _WATCHED = frozenset({"lowerbound", "torch", "zuko"})  # packages whose modules keep nothing that moves but tensors
-
-_NARROW = 16  # columns of a row-major factor up to which the products of common libraries are slow
 
 
 class NotTraceable(Exception):  # noqa: N818 (it is caught, and no user's affair)
@@ -100,11 +99,12 @@ def _compile_move(state: State, player: Player, x: Tensor) -> Callable[[State, T
     rates = update.rates_of(optimizer, torch.zeros(()))
     try:
         move(copies(), [], rates, x)  # tells which parameters are learned
-        trace = make_fx(move, decomposition_table={torch.ops.aten.mm.default: _product})
+        trace = make_fx(move, decomposition_table=PRODUCTS)
         traced = trace(copies(), [update.fresh(own[name]) for name in learned], rates, x)
     except RuntimeError as error:
         raise NotTraceable from error
-    compiled: Any = torch.compile(traced, fullgraph=True, dynamic=False, options={"fallback_random": True})
+    options: Any = {"fallback_random": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}  # one shape only
+    compiled: Any = torch.compile(traced, fullgraph=True, dynamic=False, options=options)
     live = [tensor.detach() for tensor in tensors.values()]
 
     @torch.no_grad()
@@ -114,14 +114,6 @@ def _compile_move(state: State, player: Player, x: Tensor) -> Callable[[State, T
         return Outcome(*compiled(live, kept, update.rates_of(optimizer, kept[0][-1]), x))
 
     return call
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """Return a matrix product; one with few columns by way of its transpose, which takes a fifth of the time."""
-    if b.shape[1] <= _NARROW < a.shape[0] and b.is_contiguous():
-        turned: Tensor = torch.ops.aten.mm.default(b.t(), a.t())
-        return turned.t()
-    return NotImplemented  # type: ignore[no-any-return]
 
 
 def _clipped(gradients: Sequence[Tensor], largest: float | None) -> Sequence[Tensor]:
