@@ -1,6 +1,6 @@
 """Milliseconds a training step beside Pyro, NumPyro, pythae, Keras and hand-written PyTorch and JAX, in the same run.
 
-    python benchmarks/peers.py [--job mlp iwae conv avb] [--rounds 5] [--steps 100] [--time-to] [--threads 2]
+    python benchmarks/peers.py [--job mlp iwae conv avb ais] [--rounds 5] [--steps 100] [--time-to] [--threads 2]
         [--foreign 0.25] [--environments .peers] [--quick]
 
 Every peer lives in an environment of its own, which is made when it is missing; one that cannot be made is named below
@@ -26,23 +26,25 @@ from typing import Any
 
 import numpy as np
 from speed import JOBS as VAE_JOBS
+from speed_ais import JOBS as AIS_JOBS
 from speed_avb import JOBS as AVB_JOBS
 
 HERE = Path(__file__).parent / "peers"
-JOBS: dict[str, Any] = {**VAE_JOBS, **AVB_JOBS}
+JOBS: dict[str, Any] = {**VAE_JOBS, **AVB_JOBS, **AIS_JOBS}
 TARGETS = {"mlp": -120.0, "iwae": -120.0, "conv": -175.0}  # the mean training bound of the last steps, for --time-to
 
 # name: its packages (none: those of this environment), its program and arguments, and its jobs
 CONTENDERS: dict[str, tuple[list[str], list[str], tuple[str, ...]]] = {
-    "lowerbound, float32": ([], ["here.py", "fit float32"], ("mlp", "iwae", "conv", "avb")),
+    "lowerbound, float32": ([], ["here.py", "fit float32"], ("mlp", "iwae", "conv", "avb", "ais")),
     "lowerbound, float32, compiled": ([], ["here.py", "fit float32 compiled"], ("mlp", "iwae", "conv", "avb")),
     "lowerbound, bfloat16": ([], ["here.py", "fit bfloat16"], ("mlp", "iwae", "conv", "avb")),
     "lowerbound, bfloat16, compiled": ([], ["here.py", "fit bfloat16 compiled"], ("mlp", "iwae", "conv", "avb")),
-    "PyTorch, hand-tuned": ([], ["here.py", "resident loop, tuned"], ("mlp", "iwae", "conv", "avb")),
+    "PyTorch, hand-tuned": ([], ["here.py", "resident loop, tuned"], ("mlp", "iwae", "conv", "avb", "ais")),
     "PyTorch, DataLoader": ([], ["here.py", "DataLoader loop"], ("mlp", "iwae", "conv")),
-    "products alone": ([], ["here.py", "products alone"], ("mlp", "iwae", "conv", "avb")),
+    "products alone": ([], ["here.py", "products alone"], ("mlp", "iwae", "conv", "avb", "ais")),
     "JAX, scan": (["jax==0.12.0.1"], ["jax_plain.py", "--scan"], ("mlp", "iwae", "avb")),
     "JAX, a step at a time": (["jax==0.12.0.1"], ["jax_plain.py"], ("mlp", "iwae", "conv", "avb")),
+    "JAX, scan of temperatures": (["jax==0.12.0.1"], ["jax_ais.py"], ("ais",)),
     "NumPyro": (["numpyro==0.22.0", "jax==0.12.0.1"], ["numpyro_vae.py"], ("mlp", "iwae")),
     "Keras": (["keras==3.15.1", "jax==0.12.0.1"], ["keras_vae.py"], ("mlp", "iwae", "conv")),
     "Pyro": (["torch==2.13.0", "pyro-ppl==1.9.2"], ["pyro_vae.py"], ("mlp", "iwae", "conv")),
@@ -193,11 +195,12 @@ def main() -> None:
             if found.rounds[name]:
                 print(f"| {job} | {name} | {row(name, found)} |", flush=True)
         for name in names:
+            trained = job != "ais" and name != "products alone"
             if name in found.failed:
                 print(f"\n{name} failed: {found.failed[name]}")
             elif not found.rounds[name]:
                 print(f"\n{name}: every round met other work")
-            elif name != "products alone" and not options.quick and not all(one["falls"] for one in found.rounds[name]):
+            elif trained and not options.quick and not all(one["falls"] for one in found.rounds[name]):
                 print(f"\n{name}: its loss does not fall")
     for name in chosen:
         if interpreters[name] is None:

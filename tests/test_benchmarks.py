@@ -17,6 +17,7 @@ TABLES = {  # arguments: rows and columns of text in front of the numbers
     ("speed.py", "--job", "iwae"): (5, 1),
     ("speed.py", "--job", "conv"): (5, 1),
     ("speed_avb.py",): (4, 1),
+    ("speed_ais.py",): (3, 1),
     ("initialization.py",): (12, 2),
     ("initialization.py", "--model", "conv-vae", "--init", "glorot", "--inputs", "raw", "centred"): (2, 2),
     ("adversarial.py",): (2, 1),

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from speed import JOBS as VAE_JOBS
+from speed_ais import JOBS as AIS_JOBS
 from speed_avb import JOBS as AVB_JOBS
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def loop(job: Any, rows: Tensor, steps: int) -> Iterator[Tensor]:
 
 def train(name: str, rows: Any, steps: int) -> Any:
     """Return the costs of a loop, or a function that tells them."""
-    job, tensor = {**VAE_JOBS, **AVB_JOBS}[name], torch.from_numpy(rows)
+    job, tensor = {**VAE_JOBS, **AVB_JOBS, **AIS_JOBS}[name], torch.from_numpy(rows)
     torch.manual_seed(0)
     if CONTENDER.startswith("fit "):
         return lambda tell: fit(job, tensor, steps, tell)

@@ -15,7 +15,7 @@ from typing import Any
 STARTED = float(os.environ.get("LAUNCHED", time.time()))  # when the program was launched
 UNTIL = float(os.environ.get("UNTIL", "-inf"))  # the cost at which a program ends, if it is to get there
 WARMUP = 10
-BATCH = {"mlp": 128, "iwae": 20, "conv": 100, "avb": 512}
+BATCH = {"mlp": 128, "iwae": 20, "conv": 100, "avb": 512, "ais": 20}
 SECONDS = 20.0  # a round is not longer
 LAST = 100  # steps whose mean cost is to be below that
 
