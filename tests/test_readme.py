@@ -47,7 +47,7 @@ def test_shell_block_runs(tmp_path: Path) -> None:
         assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "runs/vae/report.html").exists()
     assert len((tmp_path / "latents.csv").read_text().splitlines()) == 360  # 359 test rows and the header
-    assert (tmp_path / "samples.npy").exists()
+    assert (tmp_path / "samples.png").exists()
 
 
 def test_make_targets_exist() -> None:

@@ -339,14 +339,17 @@ def _header(names: Sequence[str]) -> str:
     return line.getvalue()
 
 
-def check_out(path: str | os.PathLike[str], table: Sequence[sources.Column] | None = None) -> Path:
-    """Return a path that `write_rows` can write to.
+def check_out(
+    path: str | os.PathLike[str], table: Sequence[sources.Column] | None = None, *, images: bool = False
+) -> Path:
+    """Return a path that `write_rows` can write to, or, for images, `lowerbound.report.write_sheet`.
 
     Raises:
         ArgumentError: if it has another ending.
     """
     target = Path(path)
-    choice("out", target.suffix, (".npy", ".npz", ".csv", *([".parquet"] if table else [])))
+    more = [*([".parquet"] if table else []), *([".png"] if images else [])]
+    choice("out", target.suffix, (".npy", ".npz", ".csv", *more))
     return target
 
 

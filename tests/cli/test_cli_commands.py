@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import lowerbound as lb
 import tiny
@@ -329,6 +330,15 @@ def test_sample_encode_reconstruct(run, lowerbound, tmp_path) -> None:
         np.testing.assert_array_equal(archive["labels"], lb.data.digits()[1].labels)
     assert lowerbound("reconstruct", run, "digits", "--out", out / "r.csv")[:2] == (0, f"359 rows: {out / 'r.csv'}\n")
     assert np.loadtxt(out / "r.csv", delimiter=",", skiprows=1).shape == (359, 64)
+    assert lowerbound("sample", run, "-n", 5, "--seed", 2, "--out", out / "a.png")[:2] == (
+        0,
+        f"5 rows: {out / 'a.png'}\n",
+    )
+    with Image.open(out / "a.png") as sheet:
+        first = np.asarray(sheet)[:64, :64, 0]
+    np.testing.assert_array_equal(first, 255 * rows[0].repeat(8, axis=0).repeat(8, axis=1))
+    assert lowerbound("reconstruct", run, "digits", "--out", out / "r.png")[0] == 0
+    assert (out / "r.png").read_bytes()[1:4] == b"PNG"
 
 
 @pytest.mark.parametrize("name", ["brackets [bold] [/x]", "x" * 120])

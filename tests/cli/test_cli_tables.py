@@ -49,6 +49,8 @@ def test_a_mixed_table_goes_all_the_way(lowerbound, people, tmp_path):
     assert lowerbound("sample", run, "-n", 5, "--out", tmp_path / "new.csv")[0] == 0
     assert all(row["visits"].isdigit() and row["stage"] in "lmh" for row in read(tmp_path / "new.csv"))
     assert lowerbound("reconstruct", run, table, "--out", tmp_path / "r.parquet")[0] == 0
+    status, _, err = lowerbound("sample", run, "--out", tmp_path / "new.png")
+    assert (status, err.count("'.png'")) == (2, 1)  # rows of a table are no pictures
     assert lowerbound("encode", run, table, "--out", tmp_path / "e.csv")[0] == 0
     status, out, _ = lowerbound("score", run, table, "--out", tmp_path / "scores.csv", "--particles", 5)
     assert status == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE
@@ -16,6 +16,9 @@ from lowerbound import runs, scoring
 from lowerbound.cli.options import AsJson, Data, Device, OutFile, RunFolder, Seed, say, schema_lines, show
 from lowerbound.core.checks import choice
 from lowerbound.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "compare",
@@ -121,13 +124,13 @@ def sample(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Draw new rows from a run's model."""
+    """Draw new rows from a run's model; a .png shows images side by side."""
     columns, names = _columns(run)
     if mean and columns is not None:
         raise typer.BadParameter("columns of levels have no means; draw rows instead.", param_hint="--mean")
-    runs.check_out(out, columns)
+    runs.check_out(out, columns, images=_images(run))
     rows, means = runs.sample(run, n, seed=seed, device=device)
-    runs.write_rows(out, {"data": means if mean else rows}, columns, names=names)
+    _write(out, means if mean else rows, columns, names)
     say(f"{n} rows: {out}")
 
 
@@ -150,11 +153,11 @@ def reconstruct(
     out: OutFile,
     device: Device = "auto",
 ) -> None:
-    """Encode all rows of DATA and decode them again."""
+    """Encode all rows of DATA and decode them again; a .png shows images side by side."""
     columns, names = _columns(run)
-    runs.check_out(out, columns)
+    runs.check_out(out, columns, images=_images(run))
     _, outputs = runs.reconstruct(run, data, device=device)
-    runs.write_rows(out, {"data": outputs}, columns, names=names)
+    _write(out, outputs, columns, names)
     say(f"{len(outputs)} rows: {out}")
 
 
@@ -253,3 +256,17 @@ def _columns(run: Path) -> tuple[list[sources.Column] | None, list[str] | None]:
     """Return the columns of a run's table of mixed types, or the names of those of its table of numbers."""
     loaded = runs.load(run)
     return runs.schema(loaded), runs.column_names(loaded)
+
+
+def _images(run: Path) -> bool:
+    """Return whether the rows of a run are images."""
+    model: Any = runs.load(run).model
+    return reports.is_image(model.event_shape)
+
+
+def _write(out: Path, rows: Tensor, columns: list[sources.Column] | None, names: list[str] | None) -> None:
+    """Write rows, as one picture or as an array or a table."""
+    if out.suffix == ".png":
+        reports.write_sheet(out, rows.numpy())
+    else:
+        runs.write_rows(out, {"data": rows}, columns, names=names)

@@ -32,7 +32,10 @@ Data = Annotated[
 ]
 OutFile = Annotated[
     Path,
-    typer.Option(metavar="FILE", help="Where to write: .npy, .npz or .csv; .parquet too for tables of mixed types."),
+    typer.Option(
+        metavar="FILE",
+        help="Where to write: .npy, .npz or .csv; .parquet too for tables of mixed types, .png for images.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto for an accelerator if there is one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the table as JSON, and nothing else.")]
