@@ -33,6 +33,17 @@ def vae(seed: int = 0, **arguments: Any) -> lb.models.VAE:
     return lb.models.VAE(**{"event_shape": (WIDTH,), "latent_dim": 2, "hidden": (8,), **arguments})
 
 
+def images(n: int = 50) -> Dataset:
+    """Return n binary pictures of 8 x 8 pixels."""
+    return Dataset(torch.rand(n, 8, 8, generator=torch.Generator().manual_seed(0)).round(), name="pictures")
+
+
+def conv_vae(seed: int = 0) -> lb.models.ConvVAE:
+    """Return a model whose convolutions have their channels last in memory."""
+    torch.manual_seed(seed)
+    return lb.models.ConvVAE(event_shape=(8, 8), latent_dim=2)
+
+
 def objective(name: str = "ELBO", *, model: Any = None, **arguments: Any) -> Any:
     """Return an objective over a new model."""
     return getattr(lb.objectives, name)(vae() if model is None else model, **arguments)

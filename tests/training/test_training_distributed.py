@@ -35,6 +35,10 @@ def adversarial(**arguments: Any) -> Any:
     return lb.objectives.AVB(model, critic_lr=0.01, **arguments)
 
 
+def convolutions() -> Any:
+    return tiny.objective(model=tiny.conv_vae(place().rank))
+
+
 # name: how the objective is made, settings of fit; batches of 9 rows and of microbatches that differ in size
 JOBS: dict[str, tuple[Any, dict[str, Any]]] = {
     "elbo": (lambda: tiny.objective(model=tiny.vae(place().rank)), {"kl_warmup": 9, "clip": 0.5}),
@@ -43,6 +47,7 @@ JOBS: dict[str, tuple[Any, dict[str, Any]]] = {
         {"schedule": "cosine", "microbatches": 3, "optimizer": "adamw", "optimizer_options": {"weight_decay": 0.1}},
     ),
     "avb": (lambda: adversarial(contrast="adaptive", critic_steps=2), {"optimizer": "rmsprop"}),
+    "convolutions": (convolutions, {"train": tiny.images(), "validation": tiny.images(20), "epochs": 2}),
 }
 MEASURES = ["elbo-200", "iwae-200", "ais", "bdmc"]  # ten rows at once
 
@@ -50,8 +55,8 @@ MEASURES = ["elbo-200", "iwae-200", "ais", "bdmc"]  # ten rows at once
 def train(job: str, folder: Path, **options: Any) -> Any:
     make, settings = JOBS[job]
     given = {"microbatches": 2, "seed": 3, "epochs": 3, "batch_size": 9, "checkpoint_seconds": 0}
-    validation = tiny.rows(20, seed=1)
-    return tiny.fit(make(), tiny.rows(50), validation=validation, out=folder / job, **{**given, **settings, **options})
+    rows = {"train": tiny.rows(50), "validation": tiny.rows(20, seed=1)}
+    return tiny.fit(make(), out=folder / job, **{**given, **rows, **settings, **options})
 
 
 def evaluate(folder: Path) -> dict[str, Any]:

@@ -173,6 +173,21 @@ def test_killed_and_resumed_equals_undisturbed(job: str, how: str, between: tupl
     assert not left
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "rmsprop"])
+def test_resumed_convolutions_are_the_undisturbed_ones(optimizer: str, tmp_path) -> None:
+    """Their weights have channels last in memory, and what comes back from a file has not."""
+
+    def follow(folder: str, epochs: int, **options):
+        goal = tiny.objective(model=tiny.conv_vae())
+        return tiny.fit(goal, tiny.images(), epochs=epochs, optimizer=optimizer, out=tmp_path / folder, **options)
+
+    whole = follow("whole", 2)
+    follow("halves", 1)
+    resumed = follow("halves", 2, resume=True)
+    assert not difference(contents(tmp_path / "halves"), contents(tmp_path / "whole"))
+    assert not difference(resumed.model.state_dict(), whole.model.state_dict())
+
+
 @pytest.mark.parametrize("left", ["half of config.json", "config.json alone"])
 def test_killed_before_the_first_checkpoint(left: str, tmp_path, root) -> None:
     job = "adam, constant, warm-up, clip"

@@ -117,6 +117,8 @@ def _leave() -> None:
 def total(tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the sums of tensors over all processes, by ONE all-reduce of all of them side by side.
 
+    Each sum lies in memory as the tensor does.
+
     Args:
         tensors: The same shapes in every process, on one device.
 
@@ -129,7 +131,11 @@ def total(tensors: Sequence[Tensor]) -> list[Tensor]:
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     dist.all_reduce(flat)
     parts = flat.split([tensor.numel() for tensor in tensors])
-    return [part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
+    sums = (part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True))
+    return [
+        found if tensor.is_contiguous() else torch.empty_like(tensor).copy_(found)
+        for found, tensor in zip(sums, tensors, strict=True)
+    ]
 
 
 def share(tree: dict[str, Any], *, source: int = 0) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lowerbound.core.random import reseed
 from lowerbound.core.types import Objective, Outcome, Player
@@ -63,6 +64,7 @@ class State:
         _module(self.objective).load_state_dict(tree["objective"])
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(tree["optimizers"][name])
+            _lay_out(optimizer)
             schedule = self.schedules[name]
             schedule.load_state_dict({**schedule.state_dict(), **tree["schedules"][name]})
         self.epoch, self.batch, self.step = tree["epoch"], tree["batch"], tree["step"]
@@ -160,6 +162,17 @@ def end(state: State) -> None:
 def _module(objective: Any) -> nn.Module:
     module: nn.Module = objective
     return module
+
+
+def _lay_out(optimizer: Optimizer) -> None:
+    """Let what an optimizer keeps of a weight lie in memory as the weight does.
+
+    A file knows no layouts, and torch's fused updates go through memory without a look at them (torch 2.13).
+    """
+    for weight, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                kept[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _plain(schedule: Mapping[str, Any]) -> dict[str, Any]:
