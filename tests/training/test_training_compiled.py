@@ -129,6 +129,30 @@ def test_resumed_compiled_run_is_the_whole_one(tmp_path):
     assert difference(contents(tmp_path / "halves"), contents(tmp_path / "whole")) == ""
 
 
+@pytest.mark.slow
+def test_resumed_compiled_convolutions_are_the_whole_run(tmp_path):
+    def run(folder, epochs, **more):
+        goal = tiny.objective(model=tiny.conv_vae())
+        tiny.fit(goal, tiny.images(), out=tmp_path / folder, epochs=epochs, compile=True, **more)
+
+    run("whole", 2)
+    run("halves", 1)
+    run("halves", 2, resume=True)
+    assert difference(contents(tmp_path / "halves"), contents(tmp_path / "whole")) == ""
+
+
+def test_batches_of_every_form_are_met_by_their_own_functions():
+    """Nothing is checked at a call, so a batch that lies otherwise must not meet the functions of the first."""
+    compiled, eager = (State(lb.objectives.ELBO(tiny.vae()), Settings(lr=1e-2), 10) for _ in range(2))
+    x = torch.rand(12, tiny.WIDTH, generator=torch.Generator().manual_seed(1)).round()
+    step = CompiledStep()
+    for batch in (x, x.t().contiguous().t(), x[:5], x):
+        step(compiled, batch)
+        train_step(eager, batch, eager.objective)
+        for ours, theirs in zip(compiled.objective.parameters(), eager.objective.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 # --- What does not suit -----------------------------------------------------------------------------------------------
 
 

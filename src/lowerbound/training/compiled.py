@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim import Optimizer
 
 from lowerbound.core.types import Outcome, Player
 from lowerbound.training.products import PRODUCTS
@@ -39,7 +40,7 @@ class CompiledStep:
     """
 
     def __init__(self) -> None:
-        self._moves: dict[tuple[str, torch.Size], Callable[[State, Tensor], Outcome]] = {}
+        self._moves: dict[tuple[Any, ...], Callable[[State, Tensor], Outcome]] = {}
 
     @staticmethod
     def suits(state: State) -> bool:
@@ -55,13 +56,14 @@ class CompiledStep:
     def __call__(self, state: State, x: Tensor) -> None:
         """Let every player move on a batch, shape ``[B, *event_shape]``."""
         begin(state)
-        if (state.players[0].name, x.shape) not in self._moves:
+        form = (x.shape, x.stride(), x.dtype)
+        if (state.players[0].name, form) not in self._moves:
             for player in state.players:
-                self._moves[player.name, x.shape] = _compile_move(state, player, x)
+                self._moves[player.name, form] = _compile_move(state, player, x)
             begin(state)  # tracing has drawn from the stream
         for player in state.players:
             for _ in range(player.steps):
-                outcome = self._moves[player.name, x.shape](state, x)
+                outcome = self._moves[player.name, form](state, x)
                 _advance(state, player)
             collect(state, outcome)
         end(state)
@@ -96,21 +98,27 @@ def _compile_move(state: State, player: Player, x: Tensor) -> Callable[[State, T
     def copies() -> list[Tensor]:
         return [tensor.detach().clone().requires_grad_(name in own) for name, tensor in tensors.items()]
 
+    def kept_of(optimizer: Optimizer, *, copy: bool = False) -> list[list[Tensor]]:
+        kept = [update.kept(optimizer, own[name]) for name in learned]
+        return [[part.clone() for part in parts] for parts in kept] if copy else kept
+
     rates = update.rates_of(optimizer, torch.zeros(()))
     try:
         move(copies(), [], rates, x)  # tells which parameters are learned
         trace = make_fx(move, decomposition_table=PRODUCTS)
-        traced = trace(copies(), [update.fresh(own[name]) for name in learned], rates, x)
+        traced = trace(copies(), kept_of(optimizer, copy=True), rates, x)
     except RuntimeError as error:
         raise NotTraceable from error
-    options: Any = {"fallback_random": True, "guard_filter_fn": torch.compiler.skip_all_guards_unsafe}  # one shape only
+    # The forms of all arrays are those of the trace, so nothing need be checked at each call.
+    unchecked: Any = {"guard_filter_fn": torch.compiler.skip_all_guards_unsafe, "size_asserts": False}
+    options = {"fallback_random": True, **unchecked}
     compiled: Any = torch.compile(traced, fullgraph=True, dynamic=False, options=options)
     live = [tensor.detach() for tensor in tensors.values()]
 
     @torch.no_grad()
     def call(state: State, x: Tensor) -> Outcome:
         optimizer = state.optimizers[player.name]
-        kept = [update.kept(optimizer, own[name]) for name in learned]
+        kept = kept_of(optimizer)
         return Outcome(*compiled(live, kept, update.rates_of(optimizer, kept[0][-1]), x))
 
     return call

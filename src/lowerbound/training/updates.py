@@ -32,13 +32,8 @@ class Update(NamedTuple):
         """Return what an optimizer keeps of a weight, its number of steps last; it is made if there is none."""
         state = optimizer.state[weight]
         if not state:
-            *parts, state["step"] = self.fresh(weight)
-            state.update(zip(self.parts, parts, strict=True))
+            state.update({name: torch.zeros_like(weight.detach()) for name in self.parts}, step=torch.zeros(()))
         return [*(state[name] for name in self.parts), state["step"]]
-
-    def fresh(self, weight: Tensor) -> list[Tensor]:
-        """Return what is kept of a weight that has not moved yet."""
-        return [*(torch.zeros_like(weight.detach()) for _ in self.parts), torch.zeros(())]
 
     def rates_of(self, optimizer: Optimizer, steps: Tensor) -> Tensor:
         """Return the rates of the step that follows so many, float64; on the processor nothing is waited for."""
