@@ -46,7 +46,7 @@ CONTENDERS: dict[str, tuple[list[str], list[str], tuple[str, ...]]] = {
     "JAX, a step at a time": (["jax==0.12.0.1"], ["jax_plain.py"], ("mlp", "iwae", "conv", "avb")),
     "JAX, scan of temperatures": (["jax==0.12.0.1"], ["jax_ais.py"], ("ais",)),
     "NumPyro": (["numpyro==0.22.0", "jax==0.12.0.1"], ["numpyro_vae.py"], ("mlp", "iwae")),
-    "Keras": (["keras==3.15.1", "jax==0.12.0.1"], ["keras_vae.py"], ("mlp", "iwae", "conv")),
+    "Keras": (["keras==3.15.1", "jax==0.12.0.1"], ["keras_vae.py"], ("mlp", "iwae", "conv", "avb")),
     "Pyro": (["torch==2.13.0", "pyro-ppl==1.9.2"], ["pyro_vae.py"], ("mlp", "iwae", "conv")),
     "pythae": (["torch==2.13.0", "pythae==0.1.2"], ["pythae_vae.py"], ("mlp", "iwae", "conv")),
 }

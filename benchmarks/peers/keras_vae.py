@@ -7,11 +7,11 @@ import os
 os.environ["KERAS_BACKEND"] = "jax"
 
 import keras
+import keras_avb
 import numpy as np
 from keras import layers, ops
+from keras_avb import CHUNK
 from protocol import BATCH, main
-
-CHUNK = 50
 
 
 def networks(job):
@@ -63,6 +63,9 @@ class VAE(keras.Model):
 
 
 def train(job, rows, steps):
+    if job == "avb":
+        yield from keras_avb.train(job, rows, steps)
+        return
     model, size = VAE(job), BATCH[job]
     grey = rows.reshape(len(rows), -1).astype("float32") / 255
     model.compile(optimizer=keras.optimizers.Adam(1e-3))
