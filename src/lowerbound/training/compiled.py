@@ -56,7 +56,7 @@ class CompiledStep:
     def __call__(self, state: State, x: Tensor) -> None:
         """Let every player move on a batch, shape ``[B, *event_shape]``."""
         begin(state)
-        form = (x.shape, x.stride(), x.dtype)
+        form = (x.shape, x.stride(), x.dtype, state.settings.precision)
         if (state.players[0].name, form) not in self._moves:
             for player in state.players:
                 self._moves[player.name, form] = _compile_move(state, player, x)
