@@ -10,6 +10,7 @@ import pytest
 
 from lowerbound import tuning
 from lowerbound.core.errors import ArgumentError, NonFiniteError, RunError
+from lowerbound.core.files import locked, unlock
 from lowerbound.recipes import RECIPES
 from lowerbound.tuning import Range, parse, tune
 
@@ -85,7 +86,7 @@ def test_proposals_are_in_range_and_of_the_kind(trained, tmp_path):
         "latent_dim": Range(2, 6),
         "batch_size": Range(values=(16, 32)),
         "hidden": Range(4, 9),
-        "beta": Range(0.5, 1.5),
+        "particles": Range(1, 3),
         "activation": Range(values=("relu", "tanh")),
     }
     found = tune(RECIPE, out=tmp_path, trials=6, space=space)
@@ -96,7 +97,7 @@ def test_proposals_are_in_range_and_of_the_kind(trained, tmp_path):
         assert recipe.latent_dim == settings["latent_dim"]
         assert recipe.training["batch_size"] == settings["batch_size"] in (16, 32)
         assert recipe.model_options["hidden"] == [settings["hidden"]] * 2
-        assert recipe.objective_options["beta"] == settings["beta"]
+        assert recipe.objective_options["particles"] == settings["particles"]
         assert recipe.model_options["activation"] in ("relu", "tanh")
         assert recipe.training["epochs"] == 4
     assert len({str(trial.settings) for trial in found.trials}) == 6
@@ -174,6 +175,8 @@ def test_what_cannot_be_searched(trained, tmp_path, monkeypatch):
         ArgumentError, match=r"space: expected settings of vae, got 'lrr'.*Known settings: .*latent_dim.*lr"
     ):
         tune(RECIPE, out=tmp_path, space={"lrr": Range(1, 2)})
+    with pytest.raises(ArgumentError, match="space: expected settings that leave the bound, got 'beta'. Fix it in"):
+        tune(RECIPE, out=tmp_path, space={**LR, "beta": Range(0.1, 2.0)})
     with pytest.raises(ArgumentError, match="recipe: expected an objective that is a bound, got AVB"):
         tune(RECIPES["avb"], out=tmp_path, space=LR)
     with pytest.raises(ArgumentError, match="validation: expected held-out rows to judge by, got none"):
@@ -186,6 +189,15 @@ def test_what_cannot_be_searched(trained, tmp_path, monkeypatch):
     trained[1].explodes = 0.0
     with pytest.raises(RunError, match="tune: expected a trial that comes to its end, got none. Search among smaller"):
         tune(RECIPE, out=tmp_path / "all", trials=2, space=LR)
+
+
+def test_two_searches_do_not_share_a_folder(trained, tmp_path):
+    lock = locked(tmp_path / "search")
+    with pytest.raises(RunError, match="search: expected a folder that no other process writes, got one in use"):
+        tune(RECIPE, out=tmp_path / "search", trials=1, space=LR)
+    unlock(lock)
+    tune(RECIPE, out=tmp_path / "search", trials=1, space=LR)
+    assert not (tmp_path / "search" / ".lock").exists()
 
 
 def test_optuna_is_an_extra(tmp_path, monkeypatch):

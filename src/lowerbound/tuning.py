@@ -18,7 +18,7 @@ import torch
 from lowerbound import objectives
 from lowerbound.core.checks import positive_int
 from lowerbound.core.errors import ArgumentError, NonFiniteError, RunError, explain
-from lowerbound.core.files import read_json, write_json
+from lowerbound.core.files import locked, read_json, unlock, write_json
 from lowerbound.core.random import seeded, stream_seed
 from lowerbound.models import MODELS
 from lowerbound.recipes import Recipe, build, train, training_data
@@ -50,6 +50,8 @@ class Range:
         whole = isinstance(self.low, int) and isinstance(self.high, int)
         return (proposal.suggest_int if whole else proposal.suggest_float)(name, self.low, self.high, log=self.log)
 
+
+_OTHER_BOUNDS = frozenset({"alpha", "beta", "elbo_share", "groups", "partial"})  # of an objective: what it reports
 
 SPACE: dict[str, Range] = {
     "lr": Range(3e-4, 1e-2, log=True),
@@ -131,8 +133,9 @@ def tune(
         The trials.
 
     Raises:
-        ArgumentError: if Optuna is missing, a name is no setting of the recipe, or its objective is no bound.
-        RunError: if `out` holds the search of another recipe or space.
+        ArgumentError: if Optuna is missing, a name is no setting of the recipe or changes the bound that judges the
+            trials, or the recipe's objective is no bound.
+        RunError: if `out` holds the search of another recipe or space, or another process is at it.
 
     Source: Bergstra et al., Algorithms for hyper-parameter optimization (2011); Akiba et al., Optuna (2019).
 
@@ -149,34 +152,43 @@ def tune(
     folder, chosen = Path(out), dict(SPACE if space is None else space)
     positive_int("trials", trials)
     measure = _check(recipe, chosen)
-    _identify(folder, recipe, chosen)
-    study = _study(optuna, folder)
-    for killed in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(killed.number, state=optuna.trial.TrialState.FAIL)
-    while len(found := _trials(study, folder)) < trials:
-        number = len(found)
-        study.sampler = optuna.samplers.TPESampler(seed=stream_seed(recipe.seed, "tune", number) % 2**32)
-        proposal = study.ask()
-        settings = {name: one.suggest(proposal, name) for name, one in chosen.items()}
-        place = _place(folder, number)
-        shutil.rmtree(place, ignore_errors=True)  # of a trial that was killed
-        judge, state = _Judge(proposal, optuna.TrialPruned), "COMPLETE"
-        try:
-            train(_with(recipe, settings), out=place, device=device, progress=False, callbacks=[judge])
-        except optuna.TrialPruned:
-            state = "PRUNED"
-        except NonFiniteError:
-            state = "FAIL"
-        proposal.set_user_attr("ended", True)
-        value = judge.best if state == "COMPLETE" else None
-        study.tell(proposal, value, state=optuna.trial.TrialState[state])
-        if watch is not None:
-            watch(_trials(study, folder)[-1])
-    tuning = Tuning(measure, tuple(found))
-    best = tuning.best
-    run = str(best.folder.relative_to(folder))
-    write_json(folder / "best.json", {"measure": measure, "bound": best.bound, "settings": best.settings, "run": run})
+    lock = locked(folder)
+    try:
+        _identify(folder, recipe, chosen)
+        study = _study(optuna, folder)
+        for killed in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+            study.tell(killed.number, state=optuna.trial.TrialState.FAIL)
+        while len(found := _trials(study, folder)) < trials:
+            _try(optuna, study, recipe, chosen, _place(folder, len(found)), device)
+            if watch is not None:
+                watch(_trials(study, folder)[-1])
+        tuning = Tuning(measure, tuple(found))
+        best = tuning.best
+        run = str(best.folder.relative_to(folder))
+        chosen_best = {"measure": measure, "bound": best.bound, "settings": best.settings, "run": run}
+        write_json(folder / "best.json", chosen_best)
+    finally:
+        unlock(lock)
     return tuning
+
+
+def _try(optuna: Any, study: Any, recipe: Recipe, space: Mapping[str, Range], place: Path, device: str) -> None:
+    """Train what the study proposes next in a folder, and tell the study what came of it."""
+    number = int(place.name)
+    study.sampler = optuna.samplers.TPESampler(seed=stream_seed(recipe.seed, "tune", number) % 2**32)
+    proposal = study.ask()
+    settings = {name: one.suggest(proposal, name) for name, one in space.items()}
+    shutil.rmtree(place, ignore_errors=True)  # of a trial that was killed
+    judge, state = _Judge(proposal, optuna.TrialPruned), "COMPLETE"
+    try:
+        train(_with(recipe, settings), out=place, device=device, progress=False, callbacks=[judge])
+    except optuna.TrialPruned:
+        state = "PRUNED"
+    except NonFiniteError:
+        state = "FAIL"
+    proposal.set_user_attr("ended", True)
+    value = judge.best if state == "COMPLETE" else None
+    study.tell(proposal, value, state=optuna.trial.TrialState[state])
 
 
 class _Judge(Callback):
@@ -267,7 +279,9 @@ def _with(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 def _check(recipe: Recipe, space: Mapping[str, Range]) -> str:
     """Return the measure that judges the trials: the first term of the objective on held-out rows."""
     for name in space:
-        _home(recipe, name)
+        if _home(recipe, name) == "objective_options" and name in _OTHER_BOUNDS:
+            cure = "Fix it in the recipe: trials can only be compared by one bound."
+            raise ArgumentError(explain("space", expected="settings that leave the bound", got=repr(name), cure=cure))
     rows, held_out = training_data(recipe)
     objective = build(recipe, rows)
     if not objective.certified:
