@@ -242,7 +242,7 @@ def test_large_pictures_need_the_cache(large, small_machine, monkeypatch):
     folder, _ = large
     (folder.parent / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "file"))
-    with pytest.raises(RunError, match=r"expected a writable file, got .* Free space or choose another folder"):
+    with pytest.raises(RunError, match=r"expected a writable folder, got .* Make it writable, or name another in XDG"):
         load_all(folder)
 
 

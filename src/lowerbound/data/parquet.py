@@ -67,10 +67,14 @@ def read_parquet(path: Path, labels: Any, *, missing: bool = False) -> Table:
                 rows, _ = find(array) or keep(array, shape, "<f4", blocks, {})
             else:
                 rows = torch.from_numpy(np.concatenate([np.empty((0, len(columns)), np.float32), *blocks]))
-    except (pa.ArrowInvalid, OSError) as error:
-        cure = "The file is damaged or of another format: write it again."
-        raise DataError(explain(str(path), expected="a Parquet file", got=error, cure=cure)) from error
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
     return Table(rows, kept, record=named(names, at))
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    cure = "The file is damaged or of another format: write it again."
+    return DataError(explain(str(path), expected="a Parquet file", got=error, cure=cure))
 
 
 def _check_type(pa: Any, path: Path, name: str, kind: Any) -> None:
@@ -90,8 +94,14 @@ def _labels(file: Any, path: Path, name: str) -> list[Any]:
 
 def _blocks(pa: Any, file: Any, path: Path, columns: list[int], missing: bool) -> Iterator[NDArray[np.float32]]:
     """Yield the rows block by block, float32 ``[<= _BLOCK, columns]``."""
-    first = 0
-    for batch in file.iter_batches(batch_size=_BLOCK):
+    first, batches = 0, file.iter_batches(batch_size=_BLOCK)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(path, error) from error
+        if batch is None:
+            return
         block = np.empty((batch.num_rows, len(columns)), np.float32)
         for i, position in enumerate(columns):
             column = batch.column(position)
