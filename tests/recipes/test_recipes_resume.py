@@ -37,6 +37,7 @@ def follow(name: str, out, compile: bool, **options):
     return lb.fit(goal, few, out=out, progress=False, checkpoint_seconds=0, compile=compile, **settings, **options)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own tracer (torch 2.13)
 @pytest.mark.parametrize("name, compile", CASES)
 def test_resumed_recipe_is_the_undisturbed_one(name: str, compile: bool, tmp_path) -> None:
     whole = follow(name, tmp_path / "whole", compile)
