@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,3 +110,20 @@ def test_bad_input():
     far[3, SEEN[3]] = 1e200
     with pytest.raises(NonFiniteError, match="impute: expected a finite weight a row, got none in row 3"):
         impute(model(), far, particles=3)
+
+
+def test_particles_of_no_weight_count_for_nothing(monkeypatch):
+    """The first chunk has no weight at all; in the second a particle without weight has no finite mean."""
+    x = torch.tensor([[1.0, math.nan]])
+    chunks = iter([([-math.inf, -math.inf], [5.0, 5.0]), ([-3.0, -math.inf], [2.0, math.inf])])
+
+    def fake(*programs, particles):
+        log_weights, means = (torch.tensor(values)[:, None] for values in next(chunks))
+        node = SimpleNamespace(mask=~x.isnan(), distribution=SimpleNamespace(mean=means[..., None].expand(2, 1, 2)))
+        return SimpleNamespace(log_weights=lambda: log_weights, model=SimpleNamespace(node=lambda name: node))
+
+    monkeypatch.setattr(sys.modules["lowerbound.evaluation.impute"], "draw", fake)
+    programs = SimpleNamespace(programs=lambda x: (None, None, None))
+    found = impute(programs, x, particles=4, chunk=2)
+    assert found.mean.tolist() == [[1.0, 2.0]]
+    assert found.particles.tolist() == [1.0]

@@ -82,7 +82,8 @@ def impute(model: Model, x: Tensor, *, particles: int = 1000, draws: int = 0, ch
         before = total[0]
         total = torch.logaddexp(total, torch.stack([log_weights.logsumexp(0), (2 * log_weights).logsumexp(0)]))
         mean = _spread((before - total[0]).exp().nan_to_num(), mean) * mean
-        mean = mean + (_spread((log_weights - total[0]).exp(), p_x.mean) * p_x.mean.double()).sum(0)
+        weights = _spread((log_weights - total[0]).exp().nan_to_num(), p_x.mean)  # nil as long as all are nil
+        mean = mean + torch.where(weights > 0, weights * p_x.mean.double(), 0.0).sum(0)
         if draws:
             chosen, best = _resampled(log_weights, p_x.sample(), chosen, best)
     if not bool(total[0].isfinite().all()):
