@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from datetime import date
 
 import pytest
 import torch
 
 from lowerbound.core.errors import ArgumentError, DataError, TrainingWarning
-from lowerbound.data import decode, load, load_all, write_schema
-from lowerbound.data.schema import infer, read_schema
+from lowerbound.data import decode, load, load_all, write_cells, write_schema
+from lowerbound.data.cells import has_text
+from lowerbound.data.schema import encode, infer, read_schema
 
 ROWS = [
     f"{20 + i / 2},{'mf'[i % 2]},{['Oslo', 'Rome', 'Bonn'][i % 3]},{i % 4},{['low', 'high'][i % 2]}\n"
@@ -175,3 +177,52 @@ def test_a_very_wide_header_ends_with_an_error(tmp_path):
 def test_gaps_have_no_level():
     found = decode(torch.tensor([[math.nan]]), infer({"a": ["x", "y"]}))
     assert found == {"a": [None]}
+
+
+def test_texts_that_are_one_number_are_levels_of_their_own():
+    cells = {"id": ["1", "01", "1.0", "1e0"] * 3, "size": [1.5, 2.5, 3.5] * 4}
+    columns = infer(cells, {"id": "categorical"})
+    rows = encode(cells, columns, missing=False, source="t")
+    assert decode(rows, columns)["id"] == cells["id"]
+    with pytest.raises(DataError, match=r"column 'id': expected one of the levels '01', '1', '1.0', '1e0', got 1\."):
+        encode({**cells, "id": [1] * 12}, columns, missing=False, source="t")
+
+
+def test_a_number_is_the_level_of_its_text():
+    cells = {"stage": [1, 2, 1, 2], "size": [1.5, 2.5, 3.5, 4.5]}
+    columns = infer(cells, {"stage": {"type": "ordinal", "levels": ["2", "1"]}})
+    assert encode(cells, columns, missing=False, source="t")[:, 0].tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_a_long_table_with_a_gap_is_not_read_whole_to_say_so(tmp_path, monkeypatch):
+    """Whether a column is text shows in the first lines, or in the types of a Parquet file."""
+    pa = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
+    from pyarrow import parquet
+
+    monkeypatch.setattr("lowerbound.data.sources.read_cells", lambda path: pytest.fail("the table was read whole"))
+    parsed = []
+    monkeypatch.setattr("lowerbound.data.cells._parsed", lambda cell: parsed.append(cell) or float(cell))
+    (tmp_path / "t.csv").write_text("a,b\n" + "1.0,2.0\n" * 500 + "1.0,x\n")
+    with pytest.raises(DataError, match="line 502"):
+        load(tmp_path / "t.csv")
+    assert len(parsed) == 2
+    parquet.write_table(pa.table({"a": [1.0] * 500 + [None], "b": [2.0] * 501}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="row 500"):
+        load(tmp_path / "t.parquet")
+
+
+TEXTS = {
+    "text": (["x", "y"], True),
+    "text and gaps": (["x", None], True),
+    "gaps and a number": ([None, 1.5], False),
+    "dates": ([date(2020, 1, 2), date(2020, 1, 3)], True),
+}
+
+
+@pytest.mark.parametrize("case", TEXTS)
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_text_is_found(case, ending, tmp_path):
+    cells, expected = TEXTS[case]
+    write_cells(tmp_path / f"t.{ending}", {"a": cells, "b": [1.0, 2.0], "label": ["p", "q"]})
+    assert has_text(tmp_path / f"t.{ending}", None) is expected
+    assert has_text(tmp_path / f"t.{ending}", "b") is True  # the column of labels is one of the others then

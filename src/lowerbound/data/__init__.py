@@ -4,7 +4,7 @@ from lowerbound.data.builtin import digits, four_points, mnist
 from lowerbound.data.cells import write_cells
 from lowerbound.data.dataset import Dataset
 from lowerbound.data.schema import Column, decode, write_schema
-from lowerbound.data.sources import SOURCES, load, load_all
+from lowerbound.data.sources import SOURCES, has_labels, load, load_all
 
 __all__ = [
     "SOURCES",
@@ -13,6 +13,7 @@ __all__ = [
     "decode",
     "digits",
     "four_points",
+    "has_labels",
     "load",
     "load_all",
     "mnist",

@@ -16,7 +16,7 @@ from lowerbound.core.errors import DataError, explain
 from lowerbound.data.store import Disk, numbers
 from lowerbound.data.table import Table
 
-__all__ = ["read_npy", "read_npz"]
+__all__ = ["array_names", "read_npy", "read_npz"]
 
 
 def read_npy(path: Path, labels: Any) -> Table:
@@ -58,6 +58,15 @@ def read_npz(path: Path, labels: Any) -> Table:
         name = labels if isinstance(labels, str) else "labels" if labels is None and "labels" in known else None
         rows = numbers(_member(archive, "data", path), source=str(path))
         return Table(rows, labels if name is None else _member(archive, name, path))
+
+
+def array_names(path: Path) -> list[str]:
+    """Return the names of the arrays in a `.npz` file, none if it is of another form.
+
+    Raises:
+        DataError: if it is not there or damaged.
+    """
+    return list(getattr(_read_array(path), "files", []))
 
 
 def _read(stream: Any, path: Path) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +16,9 @@ from lowerbound.core.errors import DataError, explain
 from lowerbound.core.files import writing
 from lowerbound.data.tables import GAPS, check_names, is_header
 
-__all__ = ["Cells", "frame_cells", "has_text", "is_frame", "read_cells", "write_cells"]
+__all__ = ["Cells", "column_names", "frame_cells", "has_text", "is_frame", "read_cells", "write_cells"]
+
+_TEXT = ("string", "large_string", "string_view", "date", "time")  # pyarrow's names of types whose cells are text
 
 
 class Cells(NamedTuple):
@@ -37,17 +41,8 @@ def read_cells(path: Path) -> Cells:
     """
     if path.suffix.lower() == ".csv":
         return _read_csv(path)
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        cure = "Run: pip install 'lowerbound[parquet]'."
-        raise DataError(explain(str(path), expected="pyarrow, to read it", got="no such package", cure=cure)) from error
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        cure = "The file is damaged or of another format: write it again."
-        raise DataError(explain(str(path), expected="a Parquet file", got=error, cure=cure)) from error
+    with _parquet(path) as file:
+        table = file.read()
     _check_unique(table.column_names, str(path))
     return Cells({name: _plain(table.column(name).to_pylist()) for name in table.column_names}, {})
 
@@ -72,17 +67,51 @@ def frame_cells(frame: Any) -> Cells:
 
 
 def has_text(path: Path, labels: Any) -> bool:
-    """Whether a table has a column of text, labels aside, which holds no number at all."""
+    """Whether a table has a column of text, labels aside, which holds no number at all; the table is not kept."""
+    beside = {labels} if isinstance(labels, str) else {"label", "labels"}
     try:
-        found = read_cells(path).columns
+        return (_csv_has_text if path.suffix.lower() == ".csv" else _parquet_has_text)(path, beside)
     except DataError:
         return False
-    beside = {labels} if isinstance(labels, str) else {"label", "labels"}
-    columns = [cells for name, cells in found.items() if name not in beside]
-    return any(
-        any(isinstance(cell, str) for cell in cells) and all(cell is None or isinstance(cell, str) for cell in cells)
-        for cells in columns
-    )
+
+
+def column_names(path: Path) -> list[str]:
+    """Return the names of the columns of a `.csv` or a `.parquet`; v0, v1, ... where a line of names is missing.
+
+    Raises:
+        DataError: if it cannot be read, or two columns have one name.
+    """
+    if path.suffix.lower() == ".csv":
+        with _lines(path) as lines:
+            return _names(next(lines)[1], path)[0]
+    with _parquet(path) as file:
+        names: list[str] = file.schema_arrow.names
+    return names
+
+
+def _csv_has_text(path: Path, beside: set[str]) -> bool:
+    with _lines(path) as lines:
+        _, first = next(lines)
+        names, headed = _names(first, path)
+        seen = dict.fromkeys((i for i, name in enumerate(names) if name not in beside), False)
+        for _, cells in lines if headed else itertools.chain([(0, first)], lines):
+            for i in [*seen] if len(cells) == len(names) else []:
+                cell = _parsed(cells[i])
+                if isinstance(cell, str):
+                    seen[i] = True
+                elif cell is not None:
+                    del seen[i]
+            if not seen or len(cells) != len(names):
+                return False
+    return any(seen.values())
+
+
+def _parquet_has_text(path: Path, beside: set[str]) -> bool:
+    with _parquet(path) as file:
+        schema = file.schema_arrow
+        kinds = [str(kind) for name, kind in zip(schema.names, schema.types, strict=True) if name not in beside]
+    # Dates are cells of text: see `_own`.
+    return any(kind.startswith(_TEXT) or ("dictionary" in kind and "string" in kind) for kind in kinds)
 
 
 def write_cells(path: str | os.PathLike[str], columns: Mapping[str, Sequence[Any]]) -> None:
@@ -105,27 +134,60 @@ def write_cells(path: str | os.PathLike[str], columns: Mapping[str, Sequence[Any
         pq.write_table(pa.table({name: list(cells) for name, cells in columns.items()}), temporary)
 
 
-def _read_csv(path: Path) -> Cells:
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    """Open a Parquet file."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        cure = "Run: pip install 'lowerbound[parquet]'."
+        raise DataError(explain(str(path), expected="pyarrow, to read it", got="no such package", cure=cure)) from error
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        cure = "The file is damaged or of another format: write it again."
+        raise DataError(explain(str(path), expected="a Parquet file", got=error, cure=cure)) from error
+
+
+@contextlib.contextmanager
+def _lines(path: Path) -> Iterator[Iterator[tuple[int, list[str]]]]:
+    """Open a CSV file and yield its lines with their numbers, at least one; empty ones are left out."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream)
-            lines = [(reader.line_num, cells) for cells in reader if cells]
+            lines = ((reader.line_num, cells) for cells in reader if cells)
+            first = next(lines, None)
+            if first is None:
+                cure = "Give at least one line of values."
+                raise DataError(explain(str(path), expected="rows", got="none", cure=cure))
+            yield itertools.chain([first], lines)
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         cure = "Save it as text in UTF-8 with commas."
         raise DataError(explain(str(path), expected="a CSV file", got=error, cure=cure)) from error
-    if not lines:
-        cure = "Give at least one line of values."
-        raise DataError(explain(str(path), expected="rows", got="none", cure=cure))
+
+
+def _names(first: list[str], path: Path) -> tuple[list[str], bool]:
+    """Return the names of columns from the first line of a CSV file, and whether they stand in it."""
+    headed = is_header(first, None)
+    names = [cell.strip() for cell in first] if headed else [f"v{i}" for i in range(len(first))]
+    if headed:
+        check_names(names, path)
+    _check_unique(names, str(path))
+    return names, headed
+
+
+def _read_csv(path: Path) -> Cells:
+    with _lines(path) as stream:
+        lines = list(stream)
     width = len(lines[0][1])
     for number, cells in lines:
         if len(cells) != width:
             cure, got = "Give every line the same number of cells.", f"{len(cells)} cells"
             raise DataError(explain(f"{path}, line {number}", expected=f"{width} cells", got=got, cure=cure))
-    names = [f"v{i}" for i in range(width)]
-    if is_header(lines[0][1], None):
-        names = [cell.strip() for cell in lines.pop(0)[1]]
-        check_names(names, path)
-    _check_unique(names, str(path))
+    names, headed = _names(lines[0][1], path)
+    lines = lines[headed:]
     if not lines:
         cure = "Give at least one line of values."
         raise DataError(explain(str(path), expected="rows", got="a header only", cure=cure))

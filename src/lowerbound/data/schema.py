@@ -7,7 +7,7 @@ import math
 import os
 import tomllib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -124,7 +124,7 @@ def encode(cells: Mapping[str, Sequence[Any]], columns: Sequence[Column], *, mis
         if column.name not in cells:
             cure = "Give the table the columns that the run was trained on."
             raise DataError(explain(where, expected="such a column", got="none", cure=cure))
-        codes = {_key(level): float(code) for code, level in enumerate(column.levels)}
+        code_of = _coder(column.levels)
         values, unseen = [], []
         for row, cell in enumerate(cells[column.name]):
             if cell is None:
@@ -133,7 +133,7 @@ def encode(cells: Mapping[str, Sequence[Any]], columns: Sequence[Column], *, mis
                     raise DataError(explain(f"{where}, row {row}", expected="a value", got="a gap", cure=cure))
                 values.append(math.nan)
             elif column.levels:
-                values.append(codes.get(_key(cell), math.nan))
+                values.append(code_of(cell))
                 if math.isnan(values[-1]):
                     unseen.append(cell)
             else:
@@ -177,6 +177,24 @@ def _number(cell: Any, kind: str, where: str) -> float:
     return value
 
 
+def _coder(levels: Sequence[Any]) -> Callable[[Any], float]:
+    """Return the function from a cell to the code of its level, NaN if it has none.
+
+    A number and the text of it are one level, as in a schema and a table, unless several texts are of that number:
+    "1" and "01" in a column of text are two.
+    """
+    exact = {_exact(level): float(code) for code, level in enumerate(levels)}
+    loose: dict[str, float] = {}
+    for code, level in enumerate(levels):
+        loose[_key(level)] = math.nan if _key(level) in loose else float(code)
+    return lambda cell: exact.get(_exact(cell), loose.get(_key(cell), math.nan))
+
+
+def _exact(cell: Any) -> tuple[bool, str]:
+    """Return what tells a text from all other texts, and a number from all other numbers."""
+    return (True, cell.strip()) if isinstance(cell, str) else (False, _key(cell))
+
+
 def _key(cell: Any) -> str:
     """Return a text that is the same for a level in a schema, in a table and in a run."""
     try:
@@ -217,9 +235,10 @@ def _column(name: str, values: Sequence[Any], given: Any) -> Column:
             cure = 'Name them from low to high: {type = "ordinal", levels = ["low", "high"]}.'
             raise DataError(explain(f"schema of {where}", expected="levels", got="none", cure=cure))
         levels = tuple(distinct)
-    absent = {_key(cell) for cell in distinct} - {_key(level) for level in levels}
+    code_of = _coder(levels)
+    absent = sorted(_key(cell) for cell in distinct if math.isnan(code_of(cell)))
     if absent or len(levels) < 2 or (kind == "binary" and len(levels) != 2):
-        got = f"{sorted(absent)[0]!r} in the table" if absent else f"{len(levels)} levels"
+        got = f"{absent[0]!r} in the table" if absent else f"{len(levels)} levels"
         expected = "two levels" if kind == "binary" and not absent else "every level of the table, two or more"
         cure = "Name all levels of the column, or give it another type."
         raise DataError(explain(f"schema of {where}", expected=expected, got=got, cure=cure))

@@ -10,10 +10,10 @@ from typing import Any
 
 from lowerbound.core.checks import suggestion
 from lowerbound.core.errors import ArgumentError, DataError, explain
-from lowerbound.data.arrays import read_npy, read_npz
+from lowerbound.data.arrays import array_names, read_npy, read_npz
 from lowerbound.data.binarize import check
 from lowerbound.data.builtin import digits, four_points, mnist
-from lowerbound.data.cells import frame_cells, has_text, is_frame, read_cells
+from lowerbound.data.cells import column_names, frame_cells, has_text, is_frame, read_cells
 from lowerbound.data.dataset import Dataset
 from lowerbound.data.images import ImageSize, read_folder
 from lowerbound.data.parquet import read_parquet
@@ -21,7 +21,7 @@ from lowerbound.data.schema import Column, encode, infer, read_schema
 from lowerbound.data.table import encode_labels
 from lowerbound.data.tables import read_csv
 
-__all__ = ["SOURCES", "Schema", "load", "load_all"]
+__all__ = ["SOURCES", "Schema", "has_labels", "load", "load_all"]
 
 Schema = str | os.PathLike[str] | Sequence[Column]
 
@@ -127,6 +127,18 @@ def load_all(
     if name in SOURCES and not is_frame(source):
         return load(name, binarize=binarize, seed=seed, missing=missing, schema=schema, image_size=image_size)[1]
     return _whole(source, binarize, seed, labels, missing, schema, image_size)
+
+
+def has_labels(source: str, labels: str) -> bool:
+    """Whether a file has a column or an array of labels of a name; rows in a `.npy` or a folder have no names.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    path = Path(source).expanduser()
+    if path.suffix.lower() == ".npz":
+        return labels in array_names(path)
+    return path.suffix.lower() in (".csv", ".parquet") and labels in column_names(path)
 
 
 def _name(source: Any) -> str:
