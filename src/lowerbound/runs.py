@@ -31,6 +31,8 @@ from lowerbound.nn import BernoulliLikelihood
 from lowerbound.training import Run
 from lowerbound.training.checkpoint import check_format, read_weights
 
+_COMPLETIONS = 200  # of each row, at least, behind the most frequent level and the median
+
 __all__ = [
     "check_out",
     "column_names",
@@ -87,16 +89,13 @@ def load_data(run: Run, split: str = "test", *, source: str | None = None) -> so
         raise DataError(explain("data of the run", expected=expected, got="a class of one's own", cure=cure))
     binarize, seed = described["binarize"], described["binarize_seed"]
     missing = bool(described.get("missing", False))
-    own = {"labels": described["labels"]} if "labels" in described else {}
+    own: dict[str, Any] = {"labels": described["labels"]} if "labels" in described else {}
     columns = schema(run)
     table: dict[str, Any] = {} if columns is None else {"schema": columns}
     if "images" in described and Path(source or described["source"]).expanduser().is_dir():
         table["image_size"] = described["event_shape"]
     if source is not None:
-        file = source not in sources.SOURCES
-        return sources.load_all(
-            source, binarize=binarize, seed=seed, missing=missing and file, **(own | table if file else {})
-        )
+        return _others(source, described, own, table)
     choice("split", split, ("test", "validation", "train"))
     fraction = described.get("test_fraction")
     options = own | table if fraction is None else {**own, **table, "test_fraction": fraction}
@@ -119,6 +118,21 @@ def load_data(run: Run, split: str = "test", *, source: str | None = None) -> so
             explain(described["source"], expected="the rows that the run was trained on", got="others", cure=cure)
         )
     return parts_by_name[split]
+
+
+def _others(
+    source: str, described: Mapping[str, Any], own: Mapping[str, Any], table: Mapping[str, Any]
+) -> sources.Dataset:
+    """Return all rows of another source than the run's, in the form of the run's own data."""
+    form: dict[str, Any] = {"binarize": described["binarize"], "seed": described["binarize_seed"]}
+    if source in sources.SOURCES:
+        return sources.load_all(source, **form)
+    labels = own if own and Path(source).exists() and sources.has_labels(source, own["labels"]) else {}
+    missing = bool(described.get("missing", False))
+    rows = sources.load_all(source, missing=missing, **form, **labels, **table)
+    guessed = rows.levels is not None and Path(source).suffix.lower() in (".npy", ".npz")  # of pictures it is known
+    levels = described.get("levels")
+    return rows.with_levels(levels) if guessed and levels else rows
 
 
 def schema(run: Run) -> list[sources.Column] | None:
@@ -152,7 +166,7 @@ def evaluate_run(
         run: The run folder.
         measures: As for `lowerbound.evaluate`; None for ``elbo`` and ``iwae-100``, or for what an implicit posterior
             allows: ``avb``, and ``quadrature`` for at most two latent dimensions and binary values, else ``is-1000``.
-        split: ``"test"``, ``"validation"`` or ``"train"``.
+        split: ``"test"``, ``"validation"`` or ``"train"``; of other data all rows are measured.
         source: Other data than the run's own.
         limit: The number of rows; None for all.
         chains: The number of chains a row of ``ais`` and ``bdmc``.
@@ -166,6 +180,9 @@ def evaluate_run(
     """
     here = place()
     weights = _weights_hash(run)
+    if source is not None and split != "test":
+        cure = "Leave one of them out: other data are measured whole."
+        raise ArgumentError(explain("split", expected="none beside other data", got=repr(split), cure=cure))
     loaded = load(run)
     model: Any = loaded.model
     model.to(find_device(device))
@@ -261,20 +278,27 @@ def impute(
     model.to(find_device(device))
     rows = load_data(loaded, source=source)
     columns = schema(loaded)
-    made = draws if columns is None else max(draws, 200)
+    at = find_device(device)
     with seeded(seed, "impute"):
         parts = [
-            evaluation.impute(model, x.to(find_device(device)), particles=particles, draws=made)
-            for x in rows.evaluation_batches(100)
+            _filled(model, x.to(at), columns, particles=particles, draws=draws) for x in rows.evaluation_batches(100)
         ]
-    mean, filled, effective = (list(part) for part in zip(*parts, strict=True))
-    means, completions = torch.cat(mean).cpu(), torch.cat(filled, 1).cpu()
+    means, completions, effective = zip(*parts, strict=True)
+    return evaluation.Imputation(torch.cat(means), torch.cat(completions, 1), torch.cat(effective))
+
+
+def _filled(
+    model: Any, x: Tensor, columns: Sequence[sources.Column] | None, *, particles: int, draws: int
+) -> evaluation.Imputation:
+    """Return some rows with their gaps filled, on the processor; columns that are not continuous by completions."""
+    made = draws if columns is None or draws < 0 else max(draws, _COMPLETIONS)
+    mean, completions, effective = (part.cpu() for part in evaluation.impute(model, x, particles=particles, draws=made))
     for index, column in enumerate(c for c in columns or () if c.kind != "skip"):
         if column.kind != "continuous":
             values = completions[:, :, index]
             likely = values.mode(0) if column.kind in ("binary", "categorical") else values.median(0)
-            means[:, index] = likely.values
-    return evaluation.Imputation(means, completions[:draws], torch.cat(effective).cpu())
+            mean[:, index] = likely.values
+    return evaluation.Imputation(mean, completions[:draws].clone(), effective)
 
 
 @torch.no_grad()

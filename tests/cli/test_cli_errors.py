@@ -278,6 +278,10 @@ MISTAKES: dict[str, tuple[list[object], str]] = {
         "run, other-run: expected evaluated runs, got no scores.json. Evaluate first (lowerbound evaluate run;",
     ),
     "comparison with nothing": (["compare", "run", "nowhere"], "nowhere: expected a run folder, got no such folder."),
+    "split of other data": (
+        ["evaluate", "run", "--data", "digits", "--split", "train"],
+        "split: expected none beside other data, got 'train'. Leave one of them out",
+    ),
     "no samples": (["sample", "run", "-n", 0, "--out", "OUT.npy"], "n: expected a positive integer, got 0"),
     "ending": (["sample", "run", "--out", "OUT.txt"], "out: expected one of the known names, got '.txt'"),
     "out cannot be written": (
@@ -332,6 +336,8 @@ PARSER = {
     "no run": (["evaluate"], "Missing argument 'RUN'"),
     "no file": (["sample", "run"], "Missing option '--out'"),
     "limit": (["evaluate", "run", "--limit", "all"], "Invalid value for '--limit'"),
+    "schema of no table": (["data", "--schema", "s.toml"], "it is about a table; name one."),
+    "schema to write of no table": (["data", "--write-schema", "OUT.toml"], "it is about a table; name one."),
 }
 
 

@@ -46,6 +46,12 @@ def test_a_mixed_table_goes_all_the_way(lowerbound, people, tmp_path):
         assert float(old["age"]) == float(new["age"])
         assert (old["visits"], old["stage"]) == (new["visits"], new["stage"])
         assert new["city"] == old["city"] or (old["city"] == "" and new["city"] in {"Oslo", "Rome", "Bonn"})
+    for option in (["--draws", -1, "--out", tmp_path / "x.npz"], ["--draws", 3, "--out", tmp_path / "d.npz"]):
+        status, _, error = lowerbound("impute", run, table, "--particles", 20, *option)
+        assert (status == 2) == ("draws: expected an integer of 0 or more, got -1" in error) == (option[1] < 0)
+    with np.load(tmp_path / "d.npz") as archive:
+        assert archive["draws"].shape == (3, *archive["data"].shape)
+    assert not (tmp_path / "x.npz").exists()
     assert lowerbound("sample", run, "-n", 5, "--out", tmp_path / "new.csv")[0] == 0
     assert all(row["visits"].isdigit() and row["stage"] in "lmh" for row in read(tmp_path / "new.csv"))
     assert lowerbound("reconstruct", run, table, "--out", tmp_path / "r.parquet")[0] == 0

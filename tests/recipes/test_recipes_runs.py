@@ -167,6 +167,69 @@ def test_other_data_take_the_form_of_the_run(run, tmp_path) -> None:
     assert rows.binary
 
 
+def levels_of(folder: Path, largest: int, high: int, **changes) -> tuple[torch.Tensor, np.ndarray]:
+    """Train on whole numbers up to `largest`; return what becomes of a row of others up to `high`, and that row."""
+    numbers = np.random.default_rng(0).integers(0, largest + 1, (40, 3), dtype=np.uint8)
+    numbers[::2] = [0, largest, largest]
+    np.save(folder / "own.npy", numbers)
+    quick(folder / "run", data=str(folder / "own.npy"), validation=0.0, binarize="none", likelihood="gaussian")
+    row = np.array([[0, 1, high]], dtype=np.uint8)
+    np.save(folder / "other.npy", row)
+    return runs.load_data(runs.load(folder / "run"), source=str(folder / "other.npy")).rows([0])[0], row[0]
+
+
+@pytest.mark.parametrize("largest, high, levels", [(1, 1, 2), (255, 1, 256), (255, 200, 256), (1, 200, 256)])
+def test_other_whole_numbers_have_the_levels_of_the_run(largest, high, levels, tmp_path) -> None:
+    rows, numbers = levels_of(tmp_path, largest, high)
+    torch.testing.assert_close(rows, torch.from_numpy(numbers / np.float32(levels - 1)))
+
+
+def test_the_levels_of_built_in_data_hold_too(run, tmp_path) -> None:
+    _, test = lb.data.digits(binarize="none")
+    np.save(tmp_path / "own.npy", (16 * test.rows(range(9))).round().numpy().astype(np.uint8))
+    rows = runs.load_data(runs.load(run), source=str(tmp_path / "own.npy")).with_binarize("none")
+    torch.testing.assert_close(rows.rows(range(9)), test.rows(range(9)))
+
+
+def test_numbers_between_the_levels_of_the_run_and_those_of_pixels_are_refused(tmp_path) -> None:
+    match = r"other\.npy: expected whole numbers from 0 to 1, or 8-bit pixels, got numbers up to 2\. Bring them to"
+    with pytest.raises(DataError, match=match):
+        levels_of(tmp_path, 1, 2)
+
+
+def test_labels_of_a_run_are_not_those_of_other_data(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values, names = np.random.default_rng(0).normal(size=(2, 30, 3)), np.arange(30)
+    np.save("own.npy", values[0])
+    np.save("names.npy", names)
+    np.save("other.npy", values[1])
+    np.savez("named.npz", data=values[1], **{"names.npy": names + 7})
+    rows, _ = lb.data.load("own.npy", labels="names.npy")
+    model = lb.models.VAE(event_shape=(3,), latent_dim=1, hidden=(4,), likelihood="gaussian")
+    lb.fit(lb.objectives.ELBO(model), rows, epochs=1, out="run", progress=False)
+    assert runs.encode("run", "other.npy")[1] is None
+    assert runs.encode("run", "named.npz")[1].tolist() == list(range(7, 37))
+
+
+def test_tables_with_and_without_the_labels_of_the_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{a:.4f},{b:.4f},{k}" for k, (a, b) in enumerate(np.random.default_rng(0).normal(size=(30, 2)))]
+    Path("own.csv").write_text("\n".join(["a,b,y", *lines]) + "\n")
+    Path("other.csv").write_text("\n".join(["a,b", *(line.rpartition(",")[0] for line in lines)]) + "\n")
+    rows, _ = lb.data.load("own.csv", labels="y")
+    model = lb.models.VAE(event_shape=(2,), latent_dim=1, hidden=(4,), likelihood="gaussian")
+    lb.fit(lb.objectives.ELBO(model), rows, epochs=1, out="run", progress=False)
+    labelled, plain = runs.encode("run", "own.csv"), runs.encode("run", "other.csv")
+    assert labelled[1].tolist() == list(range(30))
+    assert plain[1] is None
+    assert torch.equal(plain[0], labelled[0])
+
+
+def test_a_split_is_of_the_runs_own_data(run) -> None:
+    with pytest.raises(ArgumentError, match="split: expected none beside other data, got 'train'. Leave one of them"):
+        runs.evaluate_run(run, ["elbo"], source="digits", split="train")
+
+
 def test_a_table_whose_labels_have_a_name_of_their_own_is_found_again(tmp_path, monkeypatch) -> None:
     random = np.random.default_rng(0)
     lines = [f"{a:.4f},{b:.4f},{k}" for a, b, k in zip(*random.normal(size=(2, 40)), range(40), strict=True)]
@@ -203,8 +266,10 @@ def test_scores_are_written_and_those_on_the_same_rows_and_weights_stay(run) -> 
 
 
 def test_weights_that_change_under_an_evaluation_are_seen(run, monkeypatch) -> None:
+    evaluate = lb.evaluate
+
     def trains_on(*arguments, **options):
-        scores = lb.evaluate(*arguments, **options)
+        scores = evaluate(*arguments, **options)
         path = run / "model.safetensors"
         path.write_bytes(path.read_bytes() + b" ")
         return scores

@@ -238,6 +238,9 @@ def data(
 ) -> None:
     """List the data that can be read; of a TABLE, show what its columns are taken for."""
     if table is None:
+        for option, value in (("--schema", schema), ("--write-schema", write_schema)):
+            if value is not None:
+                raise typer.BadParameter("it is about a table; name one.", param_hint=option)
         listed = Table("data", "what it is", "rows", box=SIMPLE)
         for row in _DATA:
             listed.add_row(*row)

@@ -26,6 +26,7 @@ from lowerbound.data.store import Resident, Store, numbers
 
 __all__ = ["Dataset"]
 
+_HALF = 127  # the largest of the lower half of 8 bits
 _BLOCK = 2**22  # values that a scan holds at once: 16 MiB of float32
 
 
@@ -232,6 +233,32 @@ class Dataset:
         other = self._changed(binarize=check(kind))
         other._check_binarizable()
         return other
+
+    def with_levels(self, levels: int) -> Dataset:
+        """Return the same rows, whose number of levels was guessed, with that of other data: k is k / (levels - 1).
+
+        Rows beyond those levels that reach into the upper half of 8 bits are pixels, and keep their 256.
+
+        Raises:
+            DataError: if the values are no 8-bit whole numbers, or go beyond the last level and are no such pixels.
+
+        Example:
+            >>> data = Dataset(torch.tensor([[0, 4, 12]], dtype=torch.uint8))
+            >>> data.with_levels(17).rows([0])
+            tensor([[0.0000, 0.2500, 0.7500]])
+        """
+        if self.levels is None or self._store.span(0, 1).dtype != torch.uint8:
+            cure = "Save them as uint8."
+            raise DataError(explain(self.source, expected="8-bit whole numbers", got="others", cure=cure))
+        spans = range(0, self._store.shape[0], self._block)
+        largest = max(int(self._store.span(start, start + self._block).max()) for start in spans)
+        if largest < levels:
+            return self._changed(levels=levels)
+        if largest > _HALF:
+            return self._changed(levels=256)
+        cure = "Bring them to these levels, or save 8-bit pixels as floats from 0 to 1."
+        expected, got = f"whole numbers from 0 to {levels - 1}, or 8-bit pixels", f"numbers up to {largest}"
+        raise DataError(explain(self.source, expected=expected, got=got, cure=cure))
 
     def to(self, device: torch.device | str) -> Dataset:
         """Return the data with their rows on a device; labels stay where they are.
