@@ -112,10 +112,19 @@ def test_bad_input():
         impute(model(), far, particles=3)
 
 
-def test_particles_of_no_weight_count_for_nothing(monkeypatch):
-    """The first chunk has no weight at all; in the second a particle without weight has no finite mean."""
+NO_WEIGHT = {
+    "a chunk without any": ([-math.inf, -math.inf], [5.0, 5.0], [-3.0, -3.0], [2.0, 2.0]),
+    "no finite mean": ([-3.0, -3.0], [2.0, 2.0], [-3.0, -math.inf], [2.0, math.inf]),
+    "none beside a later chunk": ([-3000.0, -3000.0], [math.inf, 5.0], [-3.0, -3.0], [2.0, 2.0]),
+}
+
+
+@pytest.mark.parametrize("case", NO_WEIGHT)
+def test_particles_of_no_weight_count_for_nothing(case, monkeypatch):
     x = torch.tensor([[1.0, math.nan]])
-    chunks = iter([([-math.inf, -math.inf], [5.0, 5.0]), ([-3.0, -math.inf], [2.0, math.inf])])
+    first, second = NO_WEIGHT[case][:2], NO_WEIGHT[case][2:]
+    counted = sum(w == -3.0 for w in first[0] + second[0])
+    chunks = iter([first, second])
 
     def fake(*programs, particles):
         log_weights, means = (torch.tensor(values)[:, None] for values in next(chunks))
@@ -126,4 +135,4 @@ def test_particles_of_no_weight_count_for_nothing(monkeypatch):
     programs = SimpleNamespace(programs=lambda x: (None, None, None))
     found = impute(programs, x, particles=4, chunk=2)
     assert found.mean.tolist() == [[1.0, 2.0]]
-    assert found.particles.tolist() == [1.0]
+    assert found.particles.tolist() == pytest.approx([counted])

@@ -81,9 +81,9 @@ def impute(model: Model, x: Tensor, *, particles: int = 1000, draws: int = 0, ch
         p_x = _likelihood(made.model.node("x"))
         before = total[0]
         total = torch.logaddexp(total, torch.stack([log_weights.logsumexp(0), (2 * log_weights).logsumexp(0)]))
-        mean = _spread((before - total[0]).exp().nan_to_num(), mean) * mean
-        weights = _spread((log_weights - total[0]).exp().nan_to_num(), p_x.mean)  # nil as long as all are nil
-        mean = mean + torch.where(weights > 0, weights * p_x.mean.double(), 0.0).sum(0)
+        # Both weights are nil as long as all are nil.
+        mean = _weighted((before - total[0]).exp().nan_to_num(), mean)
+        mean = mean + _weighted((log_weights - total[0]).exp().nan_to_num(), p_x.mean.double()).sum(0)
         if draws:
             chosen, best = _resampled(log_weights, p_x.sample(), chosen, best)
     if not bool(total[0].isfinite().all()):
@@ -107,6 +107,12 @@ def _likelihood(node: Any) -> Any:
 def _spread(values: Tensor, event: Tensor) -> Tensor:
     """Return values of shape ``[*, B]`` with an axis of length 1 for each axis of an event."""
     return values.reshape(values.shape + (1,) * (event.dim() - values.dim()))
+
+
+def _weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """Return weights ``[*, B]`` times values ``[*, B, *event_shape]``; of no weight is nil, whatever the value."""
+    spread = _spread(weights, values)
+    return torch.where(spread > 0, spread * values, 0.0)
 
 
 def _resampled(log_weights: Tensor, x: Tensor, chosen: Tensor, best: Tensor) -> tuple[Tensor, Tensor]:
