@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from datetime import date
 
 import pytest
 import torch
 
 from lowerbound.core.errors import ArgumentError, DataError, TrainingWarning
-from lowerbound.data import decode, load, load_all, write_cells, write_schema
+from lowerbound.data import Column, decode, load, load_all, write_cells, write_schema
 from lowerbound.data.cells import has_text
 from lowerbound.data.schema import encode, infer, read_schema
 
@@ -186,6 +187,43 @@ def test_texts_that_are_one_number_are_levels_of_their_own():
     assert decode(rows, columns)["id"] == cells["id"]
     with pytest.raises(DataError, match=r"column 'id': expected one of the levels '01', '1', '1.0', '1e0', got 1\."):
         encode({**cells, "id": [1] * 12}, columns, missing=False, source="t")
+
+
+@pytest.mark.parametrize("source", ["pandas", "polars", "parquet"])
+def test_texts_of_numbers_come_back_from_frames_and_files(source, tmp_path):
+    pytest.importorskip("pyarrow" if source == "parquet" else source)
+    cells = {"code": ["1", "01", "1.0", " 1"] * 3, "size": [1.5, 2.5, 3.5, 4.5] * 3}
+    if source == "parquet":
+        write_cells(tmp_path / "t.parquet", cells)
+    table = tmp_path / "t.parquet" if source == "parquet" else pytest.importorskip(source).DataFrame(cells)
+    found = load_all(table)
+    assert decode(found.rows(range(12)), found.schema) == cells
+
+
+ALIKE = {
+    "another text of a number": (["1", "2"], ["1", "01"], [0, None]),
+    "texts that differ by spaces": (["a", " a"], ["a", " a", "a "], [0, 1, None]),
+    "spaces around a text": (["a", "b"], [" b", "a"], [1, 0]),
+    "numbers of one float": ([2**53, 2**53 + 1], [2**53 + 1, 2**53, 2**53 + 2], [1, 0, None]),
+    "a whole number": ([1, 2.0], [1.0, 2], [0, 1]),
+    "texts of numbers": ([1, 2.5], ["1", " 2.5", "01"], [0, 1, 0]),
+    "truth values": ([True, 1, False], [1, True, "False"], [1, 0, 2]),
+}
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_a_cell_has_the_code_of_its_level_and_of_no_other(case):
+    levels, cells, expected = ALIKE[case]
+    columns = [Column("a", "categorical", tuple(levels))]
+    new = pytest.warns(TrainingWarning, match="not among its levels") if None in expected else nullcontext()
+    with new:
+        codes = encode({"a": cells}, columns, missing=True, source="t")[:, 0].tolist()
+    assert [None if math.isnan(code) else code for code in codes] == expected
+
+
+def test_a_text_that_a_schema_lacks_is_named():
+    with pytest.raises(DataError, match=r"expected every level of the table, two or more, got '1\.0' in the table"):
+        infer({"a": ["1", "2", "1.0"]}, {"a": {"type": "categorical", "levels": ["1", "2"]}})
 
 
 def test_a_number_is_the_level_of_its_text():

@@ -180,19 +180,34 @@ def _number(cell: Any, kind: str, where: str) -> float:
 def _coder(levels: Sequence[Any]) -> Callable[[Any], float]:
     """Return the function from a cell to the code of its level, NaN if it has none.
 
-    A number and the text of it are one level, as in a schema and a table, unless several texts are of that number:
-    "1" and "01" in a column of text are two.
+    Texts that differ are different levels, "1" and "01" too; spaces around them count only where levels differ by them.
+    A number and the text of it are one level, as in a schema and a table, unless several levels are of that number.
     """
     exact = {_exact(level): float(code) for code, level in enumerate(levels)}
-    loose: dict[str, float] = {}
-    for code, level in enumerate(levels):
-        loose[_key(level)] = math.nan if _key(level) in loose else float(code)
-    return lambda cell: exact.get(_exact(cell), loose.get(_key(cell), math.nan))
+    stripped = _codes([level.strip() if isinstance(level, str) else None for level in levels])
+    across = _codes([(isinstance(level, str), _key(level)) for level in levels])
+
+    def code_of(cell: Any) -> float:
+        if _exact(cell) in exact:
+            return exact[_exact(cell)]
+        text = isinstance(cell, str)
+        found = stripped.get(cell.strip()) if text else None
+        return across.get((not text, _key(cell)), math.nan) if found is None else found
+
+    return code_of
 
 
-def _exact(cell: Any) -> tuple[bool, str]:
-    """Return what tells a text from all other texts, and a number from all other numbers."""
-    return (True, cell.strip()) if isinstance(cell, str) else (False, _key(cell))
+def _codes(keys: Sequence[Any]) -> dict[Any, float]:
+    """Return the code of each key, NaN for a key of several."""
+    found: dict[Any, float] = {}
+    for code, key in enumerate(keys):
+        found[key] = math.nan if key in found else float(code)
+    return found
+
+
+def _exact(cell: Any) -> tuple[type, Any]:
+    """Return what tells a text, a truth value or a number from all others; 1 and 1.0 are one number."""
+    return (type(cell) if isinstance(cell, (str, bool)) else float), cell
 
 
 def _key(cell: Any) -> str:
@@ -236,7 +251,7 @@ def _column(name: str, values: Sequence[Any], given: Any) -> Column:
             raise DataError(explain(f"schema of {where}", expected="levels", got="none", cure=cure))
         levels = tuple(distinct)
     code_of = _coder(levels)
-    absent = sorted(_key(cell) for cell in distinct if math.isnan(code_of(cell)))
+    absent = [cell for cell in distinct if math.isnan(code_of(cell))]
     if absent or len(levels) < 2 or (kind == "binary" and len(levels) != 2):
         got = f"{absent[0]!r} in the table" if absent else f"{len(levels)} levels"
         expected = "two levels" if kind == "binary" and not absent else "every level of the table, two or more"
