@@ -291,7 +291,8 @@ def _filled(
     model: Any, x: Tensor, columns: Sequence[sources.Column] | None, *, particles: int, draws: int
 ) -> evaluation.Imputation:
     """Return some rows with their gaps filled, on the processor; columns that are not continuous by completions."""
-    made = draws if columns is None or draws < 0 else max(draws, _COMPLETIONS)
+    counted = type(draws) is int and draws >= 0  # anything else is refused where completions are drawn
+    made = max(draws, _COMPLETIONS) if columns and counted else draws
     mean, completions, effective = (part.cpu() for part in evaluation.impute(model, x, particles=particles, draws=made))
     for index, column in enumerate(c for c in columns or () if c.kind != "skip"):
         if column.kind != "continuous":

@@ -15,6 +15,7 @@ import tiny
 from exact import linear_gaussian
 from lowerbound import runs
 from lowerbound.core.errors import ArgumentError, DataError, EvaluationWarning, RunError, ShapeError
+from lowerbound.core.random import seeded
 from lowerbound.recipes import RECIPES, train
 from tiny import Rows, difference, files
 
@@ -223,6 +224,40 @@ def test_tables_with_and_without_the_labels_of_the_run(tmp_path, monkeypatch) ->
     assert labelled[1].tolist() == list(range(30))
     assert plain[1] is None
     assert torch.equal(plain[0], labelled[0])
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """A run on a table of a number, a count and a text, with gaps; 120 rows are two batches of an imputation."""
+    random = np.random.default_rng(0)
+    lines = [f"{a:.3f},{random.integers(9)},{random.choice(['x', 'y', 'z', ''])}" for a in random.normal(size=120)]
+    lines[::7] = [f",,{'xyz'[i % 3]}" for i in range(len(lines[::7]))]
+    (tmp_path / "t.csv").write_text("\n".join(["size,count,kind", *lines]) + "\n")
+    changes = {"missing": True, "likelihood": "mixed", "validation": 0.0}
+    quick(tmp_path / "run", data=str(tmp_path / "t.csv"), binarize="none", **changes)
+    return tmp_path
+
+
+def test_gaps_of_levels_are_filled_by_completions_that_are_not_kept(mixed, monkeypatch) -> None:
+    kept, filled = [], runs._filled
+    monkeypatch.setattr(runs, "_filled", lambda *a, **o: kept.append(filled(*a, **o)) or kept[-1])
+    found = runs.impute(mixed / "run", str(mixed / "t.csv"), particles=20, seed=3)
+    assert [part.draws.untyped_storage().nbytes() for part in kept] == [0, 0]
+    loaded = runs.load(mixed / "run")
+    with seeded(3, "impute"):
+        batches = runs.load_data(loaded, source=str(mixed / "t.csv")).evaluation_batches(100)
+        parts = [lb.evaluation.impute(loaded.model, x, particles=20, draws=200) for x in batches]
+    draws = torch.cat([part.draws for part in parts], 1)
+    assert torch.equal(found.mean[:, 0], torch.cat([part.mean for part in parts])[:, 0])
+    assert torch.equal(found.mean[:, 1], draws[..., 1].median(0).values)
+    assert torch.equal(found.mean[:, 2], draws[..., 2].mode(0).values)
+    assert torch.equal(runs.impute(mixed / "run", str(mixed / "t.csv"), particles=20, draws=7, seed=3).draws, draws[:7])
+
+
+@pytest.mark.parametrize("draws", [-1, 2.5, True, "3"])
+def test_draws_are_a_number_of_completions_in_mixed_tables_too(mixed, draws) -> None:
+    with pytest.raises(ArgumentError, match=f"draws: expected an integer of 0 or more, got {draws}. Pass draws=0"):
+        runs.impute(mixed / "run", str(mixed / "t.csv"), particles=20, draws=draws)
 
 
 def test_a_split_is_of_the_runs_own_data(run) -> None:
