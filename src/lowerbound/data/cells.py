@@ -19,6 +19,7 @@ from lowerbound.data.tables import GAPS, check_names, is_header
 __all__ = ["Cells", "column_names", "frame_cells", "has_text", "is_frame", "read_cells", "write_cells"]
 
 _TEXT = ("string", "large_string", "string_view", "date", "time")  # pyarrow's names of types whose cells are text
+_NO_CELLS = ("list", "large_list", "fixed_size", "struct", "map", "binary", "large_binary")  # `_own` refuses these
 
 
 class Cells(NamedTuple):
@@ -109,9 +110,12 @@ def _csv_has_text(path: Path, beside: set[str]) -> bool:
 def _parquet_has_text(path: Path, beside: set[str]) -> bool:
     with _parquet(path) as file:
         schema = file.schema_arrow
-        kinds = [str(kind) for name, kind in zip(schema.names, schema.types, strict=True) if name not in beside]
+        kinds = [(name, str(kind)) for name, kind in zip(schema.names, schema.types, strict=True)]
+    if any(kind.startswith(_NO_CELLS) for _, kind in kinds):
+        return False
+    kept = [kind for name, kind in kinds if name not in beside]
     # Dates are cells of text: see `_own`.
-    return any(kind.startswith(_TEXT) or ("dictionary" in kind and "string" in kind) for kind in kinds)
+    return any(kind.startswith(_TEXT) or ("dictionary" in kind and "string" in kind) for kind in kept)
 
 
 def write_cells(path: str | os.PathLike[str], columns: Mapping[str, Sequence[Any]]) -> None:
