@@ -127,7 +127,7 @@ def _others(
     form: dict[str, Any] = {"binarize": described["binarize"], "seed": described["binarize_seed"]}
     if source in sources.SOURCES:
         return sources.load_all(source, **form)
-    labels = own if own and Path(source).exists() and sources.has_labels(source, own["labels"]) else {}
+    labels = own if own and sources.has_labels(source, own["labels"]) else {}
     missing = bool(described.get("missing", False))
     rows = sources.load_all(source, missing=missing, **form, **labels, **table)
     guessed = rows.levels is not None and Path(source).suffix.lower() in (".npy", ".npz")  # of pictures it is known

@@ -76,15 +76,19 @@ def has_text(path: Path, labels: Any) -> bool:
         return False
 
 
-def column_names(path: Path) -> list[str]:
+def column_names(path: Path, labels: Any = None) -> list[str]:
     """Return the names of the columns of a `.csv` or a `.parquet`; v0, v1, ... where a line of names is missing.
+
+    Args:
+        path: The file.
+        labels: The name of the labels, which tells a line of names where others of them are numbers.
 
     Raises:
         DataError: if it cannot be read, or two columns have one name.
     """
     if path.suffix.lower() == ".csv":
         with _lines(path) as lines:
-            return _names(next(lines)[1], path)[0]
+            return _names(next(lines)[1], path, labels)[0]
     with _parquet(path) as file:
         names: list[str] = file.schema_arrow.names
     return names
@@ -172,9 +176,9 @@ def _lines(path: Path) -> Iterator[Iterator[tuple[int, list[str]]]]:
         raise DataError(explain(str(path), expected="a CSV file", got=error, cure=cure)) from error
 
 
-def _names(first: list[str], path: Path) -> tuple[list[str], bool]:
+def _names(first: list[str], path: Path, labels: Any = None) -> tuple[list[str], bool]:
     """Return the names of columns from the first line of a CSV file, and whether they stand in it."""
-    headed = is_header(first, None)
+    headed = is_header(first, labels)
     names = [cell.strip() for cell in first] if headed else [f"v{i}" for i in range(len(first))]
     if headed:
         check_names(names, path)

@@ -130,15 +130,17 @@ def load_all(
 
 
 def has_labels(source: str, labels: str) -> bool:
-    """Whether a file has a column or an array of labels of a name; rows in a `.npy` or a folder have no names.
+    """Whether there is a file with a column or an array of a name; rows in a `.npy` or a folder have no names.
 
     Raises:
         DataError: if it cannot be read.
     """
     path = Path(source).expanduser()
+    if not path.is_file():
+        return False
     if path.suffix.lower() == ".npz":
         return labels in array_names(path)
-    return path.suffix.lower() in (".csv", ".parquet") and labels in column_names(path)
+    return path.suffix.lower() in (".csv", ".parquet") and labels in column_names(path, labels)
 
 
 def _name(source: Any) -> str:
