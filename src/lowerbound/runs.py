@@ -77,10 +77,11 @@ def load_data(run: Run, split: str = "test", *, source: str | None = None) -> so
     Args:
         run: The run.
         split: ``"test"``, ``"validation"`` or ``"train"`` of the run's data; of another source, all rows.
-        source: Another source, as for `lowerbound.data.load_all`; None for the run's own.
+        source: Another source, as for `lowerbound.data.load_all`; None for the run's own. Whole numbers in a uint8
+            array have the levels of the run's data; labels are those that the source itself has.
 
     Raises:
-        DataError: if the source cannot be found again or has changed.
+        DataError: if the source cannot be found again or has changed, or its values are none of the run's levels.
     """
     described = run.config["data"]
     if not {"source", "binarize", "binarize_seed", "sha256"} <= described.keys():
@@ -95,7 +96,7 @@ def load_data(run: Run, split: str = "test", *, source: str | None = None) -> so
     if "images" in described and Path(source or described["source"]).expanduser().is_dir():
         table["image_size"] = described["event_shape"]
     if source is not None:
-        return _others(source, described, own, table)
+        return _levelled(run, _others(source, described, own, table))
     choice("split", split, ("test", "validation", "train"))
     fraction = described.get("test_fraction")
     options = own | table if fraction is None else {**own, **table, "test_fraction": fraction}
@@ -129,10 +130,33 @@ def _others(
         return sources.load_all(source, **form)
     labels = own if own and sources.has_labels(source, own["labels"]) else {}
     missing = bool(described.get("missing", False))
-    rows = sources.load_all(source, missing=missing, **form, **labels, **table)
-    guessed = rows.levels is not None and Path(source).suffix.lower() in (".npy", ".npz")  # of pictures it is known
-    levels = described.get("levels")
-    return rows.with_levels(levels) if guessed and levels else rows
+    return sources.load_all(source, missing=missing, **form, **labels, **table)
+
+
+def _levelled(run: Run, rows: sources.Dataset) -> sources.Dataset:
+    """Return rows of other data with the levels of the run's, if theirs were guessed.
+
+    Raises:
+        DataError: if values lie between the levels of a run whose likelihood knows no others.
+    """
+    levels = run.config["data"].get("levels")
+    if levels is None or rows.levels is None:
+        return rows
+    guessed = Path(rows.source).suffix.lower() in (".npy", ".npz")  # of pictures and built-in sets it is known
+    if guessed:
+        rows = rows.with_levels(levels)
+    if rows.levels == levels:
+        return rows
+    likelihood = getattr(getattr(run.model, "generator", None), "likelihood", None)
+    discrete = hasattr(likelihood, "levels") or (levels == 2 and isinstance(likelihood, BernoulliLikelihood))
+    if discrete and not rows.binary:
+        cure = f"Save them as uint8, as whole numbers from 0 to {levels - 1}."
+        expected = f"values of {levels} levels, which the run was trained on"
+        raise DataError(explain(rows.source, expected=expected, got=f"{rows.levels} levels", cure=cure))
+    if guessed and rows.levels == 256:
+        what = f"there are numbers above {levels - 1}, the last level of the run: taken as 8-bit pixels, up to 255"
+        warnings.warn(f"{rows.source}: {what}", EvaluationWarning, stacklevel=3)
+    return rows
 
 
 def schema(run: Run) -> list[sources.Column] | None:

@@ -237,7 +237,8 @@ class Dataset:
     def with_levels(self, levels: int) -> Dataset:
         """Return the same rows, whose number of levels was guessed, with that of other data: k is k / (levels - 1).
 
-        Rows beyond those levels that reach into the upper half of 8 bits are pixels, and keep their 256.
+        Truth values keep their two. Rows beyond those levels that reach into the upper half of 8 bits are pixels, and
+        keep their 256.
 
         Raises:
             DataError: if the values are no 8-bit whole numbers, or go beyond the last level and are no such pixels.
@@ -250,6 +251,8 @@ class Dataset:
         if self.levels is None or self._store.span(0, 1).dtype != torch.uint8:
             cure = "Save them as uint8."
             raise DataError(explain(self.source, expected="8-bit whole numbers", got="others", cure=cure))
+        if self._store.boolean:
+            return self
         spans = range(0, self._store.shape[0], self._block)
         largest = max(int(self._store.span(start, start + self._block).max()) for start in spans)
         if largest < levels:
