@@ -140,8 +140,8 @@ def _levelled(run: Run, rows: sources.Dataset) -> sources.Dataset:
         DataError: if values lie between the levels of a run whose likelihood knows no others.
     """
     levels = run.config["data"].get("levels")
-    if levels is None or rows.levels is None:
-        return rows
+    if levels is None or rows.levels is None or rows.event_shape != tuple(run.config["data"]["event_shape"]):
+        return rows  # of another shape: the model will say so
     guessed = Path(rows.source).suffix.lower() in (".npy", ".npz")  # of pictures and built-in sets it is known
     if guessed:
         rows = rows.with_levels(levels)
