@@ -15,6 +15,7 @@ from discrete_case import Generator, Posterior, X, log_p, log_q, tuples
 from exact import farthest, gradients, linear_gaussian, random
 from lowerbound.core.errors import ArgumentError
 from lowerbound.objectives.averages import Average
+from lowerbound.objectives.rws import _weighted
 
 K, B, D, L = 6, 5, 7, 2
 
@@ -58,7 +59,7 @@ def test_weights_and_value_of_a_partial_bound_are_those_of_all_particles():
     assert float((plain.value - grouped.value).min()) > 0  # Jensen: more draws under the logarithm
 
 
-@pytest.mark.parametrize("estimator", ["sgvb", "dreg"])
+@pytest.mark.parametrize("estimator", ["sgvb", "dreg", "vimco", "reinforce"])
 def test_partial_takes_each_gradient_from_its_bound(estimator):
     made = {}
     for name, options in {"partial": {"groups": 3, "partial": True}, "all": {}, "groups": {"groups": 3}}.items():
@@ -256,3 +257,10 @@ def test_training_on_what_is_no_bound_takes_the_last_weights():
     assert "renyi(-1)-4" in run.history[-1]["validation"]
     with pytest.raises(ArgumentError, match=r"patience: expected an objective that is a bound, got IWAE"):
         tiny.fit(lb.objectives.IWAE(tiny.vae(), alpha=-1.0), validation=tiny.rows(16, seed=1), patience=2)
+
+
+def test_particles_of_no_weight_count_for_nothing():
+    values = torch.tensor([2.0, -math.inf], requires_grad=True)
+    found = _weighted(torch.tensor([1.0, 0.0]), values)
+    assert found.tolist() == [2.0, 0.0]
+    assert torch.autograd.grad(found.sum(), values)[0].tolist() == [1.0, 0.0]

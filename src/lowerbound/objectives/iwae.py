@@ -276,7 +276,7 @@ class ImportanceWeightedBound(Bound):
             scored = draws if copies is None else draws.rescored(copies)
             own: Tensor | float = 0.0
         else:
-            values = {name: draws.posterior[name] for name in draws.latents} if copies is None else copies
+            values = draws.values if copies is None else copies
             fixed = draws.rescored({name: value.detach() for name, value in values.items()})
             cost = -self._averaged(fixed.log_weights(kl_weight, log_q.detach()), 1)
             own, scored = cost - cost.detach(), draws.rescored(values, constant=True)

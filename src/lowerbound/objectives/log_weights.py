@@ -52,7 +52,7 @@ class Draw:
         self.latents = posterior.random_names(observed=False)
         self._program, self._observed, self._validate = model, observed, validate
         self._constant = constant
-        self._values = {name: posterior[name] for name in self.latents} if values is None else values
+        self.values = {name: posterior[name] for name in self.latents} if values is None else values
         if not self.latents:
             cure = "Draw at least one latent with bn.sample in the posterior."
             raise NodeError(
@@ -74,7 +74,7 @@ class Draw:
                 observed name is unknown, or, where it is validated, a posterior's support does not fit the prior's.
         """
         (particles,), batch = self.posterior.particles, self.posterior.batch
-        values = {**self._observed, **self._values}
+        values = {**self._observed, **self.values}
         program = self._program.replacing(self._compared) if self._validate else self._program
         trace = program.run(
             values,

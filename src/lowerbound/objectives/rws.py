@@ -84,7 +84,7 @@ class InclusiveKL(Bound):
         It is a divergence, to be minimised, in nats; consistent as K grows, biased for any K.
         """
         log_weights = self.log_weights
-        return (log_weights.softmax(0) * log_weights).sum(0) - log_mean_exp(log_weights)
+        return _weighted(log_weights.softmax(0), log_weights).sum(0) - log_mean_exp(log_weights)
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ class InclusiveKL(Bound):
         with constant weights: self-normalised importance sampling of the divergence's gradient.
         """
         draws, log_q, _, _ = self._score_draws(pathwise=False)
-        return -(draws.log_weights(1.0, log_q).detach().softmax(0) * log_q).sum(0)
+        return -_weighted(draws.log_weights(1.0, log_q).detach().softmax(0), log_q).sum(0)
 
     def wake(self) -> Tensor:
         r"""Return the model's surrogate cost, the wake phase of p, shape ``batch``.
@@ -110,7 +110,12 @@ class InclusiveKL(Bound):
         """
         draws, log_q, _, _ = self._score_draws(pathwise=False)
         log_joint = draws.log_likelihood() + draws.log_prior()
-        return -((log_joint - log_q).detach().softmax(0) * log_joint).sum(0)
+        return -_weighted((log_joint - log_q).detach().softmax(0), log_joint).sum(0)
+
+
+def _weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """Return weights times values; a particle of no weight counts for nothing, though its value is infinite."""
+    return weights * values.masked_fill(weights == 0, 0.0)
 
 
 class RWS(BoundObjective):
