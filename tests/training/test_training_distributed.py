@@ -253,6 +253,13 @@ def test_a_restart_takes_no_folder_that_was_refused(tmp_path: Path) -> None:
     assert tiny.files(tmp_path) == before
 
 
+def test_rows_that_meet_are_noticed_after_an_evaluation_too() -> None:
+    goal = tiny.objective(gradient="reinforce", baseline="moving-average")
+    goal.eval()  # as every training leaves it
+    with pytest.raises(ArgumentError, match="'moving_average', which follows every batch"):
+        tiny.fit(goal, microbatches=2)
+
+
 # --- In one process ---------------------------------------------------------------------------------------------------
 
 

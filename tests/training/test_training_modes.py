@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -188,3 +189,34 @@ def test_resumed_graphs_give_the_same_run(tmp_path):
             goal, settings = tiny.objective(), {"device": "cuda", "compile": "graphs", "resume": True}
             tiny.fit(goal, out=tmp_path / name, epochs=epochs, **settings)
     assert difference(contents(tmp_path / "parts"), contents(tmp_path / "whole")) == ""
+
+
+def test_short_runs_under_onecycle_are_timed_too():
+    """Timing takes more steps than such a run has."""
+    run = tiny.fit(epochs=1, schedule="onecycle", precision="auto", compile="auto")
+    plain = tiny.fit(epochs=1, schedule="onecycle", precision=run.config["training"]["precision"])
+    assert run.history[0]["lr"] == plain.history[0]["lr"]
+
+
+@pytest.mark.slow
+def test_precisions_are_timed_by_steps_of_their_own(monkeypatch):
+    """Steps that were compiled, or recorded, in one precision stay in it."""
+    met = []
+    monkeypatch.setattr(modes, "_make", lambda state, kind: met.append(kind) or (lambda state, x: train(state, x)))
+
+    def train(state, x):
+        train_step(state, x, state.objective)
+
+    tiny.fit(precision="auto", compile=True, epochs=1)
+    assert met == [True, True]
+
+
+@pytest.mark.parametrize("optimizer, steady", [("adam", False), ("sgd", True)])
+def test_graphs_keep_what_is_no_rate(optimizer, steady):
+    state = State(tiny.objective(), Settings(schedule="onecycle", optimizer=optimizer), 10)
+    assert modes._steady(state) is steady
+    assert modes._steady(State(tiny.objective(), Settings(schedule="cosine"), 10))
+    if not steady:
+        state.settings = replace(state.settings, compile="graphs")
+        with pytest.raises(ArgumentError, match="schedule: expected one that moves only the rate, got onecycle"):
+            modes.choose(state, torch.ones(8, tiny.WIDTH), 10)

@@ -95,6 +95,19 @@ def test_bad_value_in_one_batch(step: int, bad: float, tmp_path) -> None:
     assert not difference(good["weights"], dict(weights_after(step, tiny.objective, Rows(binary()), **settings)))
 
 
+def test_gaps_are_not_to_blame(tmp_path) -> None:
+    """NaN stands for a gap where the model takes gaps; only what is no gap is named, and at its own step."""
+
+    def spoil(x, epoch: int, batch: int):
+        x[:, 0] = math.nan
+        if batch == 7:
+            x[2, 3] = math.inf
+        return x
+
+    goal = tiny.objective(model=tiny.vae(likelihood="gaussian", missing=True))
+    expect("step 7: the batch holds 1 values that are not finite", goal, Rows(binary(), spoil), tmp_path, epochs=1)
+
+
 def test_without_a_folder_nothing_is_said_of_files() -> None:
     def spoil(x, epoch: int, batch: int):
         return x * math.nan if batch == 3 else x

@@ -118,6 +118,7 @@ def fit(
         first = next(iter(data.evaluation_batches(batch_size))).to(device)
         objective.validate(first)
         if chosen.microbatches != 1:
+            module.train()
             check_apart(objective, first[: max(2, batch_size // (chosen.microbatches or 1))])
 
     watchers = [*([ProgressBar(certified=objective.certified)] if progress else []), *callbacks] if here.first else []

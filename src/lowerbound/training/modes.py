@@ -88,6 +88,10 @@ def choose(state: State, x: Tensor, steps: int) -> Mode:
     if asked.compile == "graphs" and not alone:
         cure = "Leave it out, or train in one process with microbatches=1."
         raise ArgumentError(explain("compile", expected="no graphs with microbatches", got="'graphs'", cure=cure))
+    if asked.compile == "graphs" and not _steady(state):
+        cure = "Take another schedule, or leave graphs out."
+        got = "onecycle, which moves the momentum too"
+        raise ArgumentError(explain("schedule", expected="one that moves only the rate", got=got, cure=cure))
     plain: Any = False if asked.compile == "auto" else asked.compile
     if "auto" not in (asked.precision, asked.compile):
         step = _make(state, plain)
@@ -98,10 +102,11 @@ def choose(state: State, x: Tensor, steps: int) -> Mode:
     ways = {plain: _make(state, plain)}
     times = {(precision, plain): _time(state, x, precision, ways[plain])}
     if asked.precision == "auto":
-        times["bfloat16", plain] = _time(state, x, "bfloat16", ways[plain])
+        half = _make(state, plain)
+        times["bfloat16", plain] = _time(state, x, "bfloat16", half)
         if times["bfloat16", plain][0] * _MARGIN < times["float32", plain][0]:
-            precision = "bfloat16"
-    others: list[bool | str] = ["graphs", True] if x.device.type == "cuda" and alone else [True]
+            precision, ways[plain] = "bfloat16", half
+    others: list[bool | str] = ["graphs", True] if x.device.type == "cuda" and alone and _steady(state) else [True]
     for other in others if asked.compile == "auto" else []:
         seconds = times[precision, best][0] * steps
         if other is True and seconds < _WORTH:
@@ -119,6 +124,12 @@ def choose(state: State, x: Tensor, steps: int) -> Mode:
     milliseconds = {f"{name}{_NAMES[kind]}": round(1000 * taken, 3) for (name, kind), (taken, _) in times.items()}
     step = _make(state, best) if best == "graphs" else ways[best]  # those that were timed hold the copies' tensors
     return Mode(precision, best, step, milliseconds)
+
+
+def _steady(state: State) -> bool:
+    """Return whether the schedules move nothing but learning rates: a graph keeps all else as it was recorded."""
+    groups = [group for optimizer in state.optimizers.values() for group in optimizer.param_groups]
+    return state.settings.schedule != "onecycle" or not any("betas" in one or one.get("momentum") for one in groups)
 
 
 def _make(state: State, compile: bool | str) -> Step:
@@ -185,7 +196,9 @@ def _time(state: State, x: Tensor, precision: str, step: Step) -> tuple[float, f
 
     Several processes take the steps together, and all go by the first one's clock.
     """
-    before, asked = state.snapshot(), state.settings
+    before, asked, schedules = state.snapshot(), state.settings, state.schedules
+    still: Any = _Still()
+    state.schedules = dict.fromkeys(schedules, still)  # a short run's may not go so far
     state.settings = replace(asked, precision=precision)  # type: ignore[arg-type]
     try:
         clock = time.perf_counter()
@@ -201,10 +214,17 @@ def _time(state: State, x: Tensor, precision: str, step: Step) -> tuple[float, f
             _wait(state)
             taken.append((time.perf_counter() - clock) / _STEPS)
     finally:
-        state.settings = asked
+        state.settings, state.schedules = asked, schedules
         state.unpack(before)
     seconds = share({"step": statistics.median(taken), "start": starting})
     return seconds["step"], seconds["start"]
+
+
+class _Still:
+    """A schedule that leaves the learning rate alone."""
+
+    def step(self) -> None:
+        pass
 
 
 def _wait(state: State) -> None:

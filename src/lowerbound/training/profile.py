@@ -91,7 +91,7 @@ def profile_steps(
     module.to(where).train()
     moved: Any = data.to(where) if hasattr(data, "to") else data
     batch_size = min(chosen.batch_size, len(data))
-    state = State(objective, chosen, 2 * steps + _WARMUP)
+    state = State(objective, chosen, 2 * steps + _WARMUP + 1)
 
     def batches() -> Iterator[Tensor]:
         epoch = 0

@@ -98,8 +98,10 @@ class Watch:
 
 def _repeat(state: State, x: Tensor) -> str:
     """Repeat the next step on a batch and return what is not finite in it, if anything is; it may be left midway."""
-    if not bool(x.isfinite().all()):
-        return f"the batch holds {int((~x.isfinite()).sum())} values that are not finite"
+    gaps: Any = getattr(state.objective.model, "missing", False)  # NaN then
+    bad = x.isinf() if gaps else ~x.isfinite()
+    if bool(bad.any()):
+        return f"the batch holds {int(bad.sum())} values that are not finite"
     layers: list[str] = []
     hooks = [_listen(name, module, layers) for name, module in _layers(state.objective)]
     try:
