@@ -125,10 +125,10 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Draw new rows from a run's model; a .png shows images side by side."""
-    columns, names = _columns(run)
+    columns, names, images = _form(run)
     if mean and columns is not None:
         raise typer.BadParameter("columns of levels have no means; draw rows instead.", param_hint="--mean")
-    runs.check_out(out, columns, images=_images(run))
+    runs.check_out(out, columns, images=images)
     rows, means = runs.sample(run, n, seed=seed, device=device)
     _write(out, means if mean else rows, columns, names)
     say(f"{n} rows: {out}")
@@ -154,8 +154,8 @@ def reconstruct(
     device: Device = "auto",
 ) -> None:
     """Encode all rows of DATA and decode them again; a .png shows images side by side."""
-    columns, names = _columns(run)
-    runs.check_out(out, columns, images=_images(run))
+    columns, names, images = _form(run)
+    runs.check_out(out, columns, images=images)
     _, outputs = runs.reconstruct(run, data, device=device)
     _write(out, outputs, columns, names)
     say(f"{len(outputs)} rows: {out}")
@@ -177,7 +177,7 @@ def impute(
         raise typer.BadParameter(
             f"--draws needs a .npz, which holds more than one array; got {out}.", param_hint="--out"
         )
-    columns, names = _columns(run)
+    columns, names, _ = _form(run)
     runs.check_out(out, columns)
     found = runs.impute(run, data, particles=particles, draws=draws, seed=seed, device=device)
     runs.write_rows(out, {"data": found.mean, **({"draws": found.draws} if draws else {})}, columns, names=names)
@@ -255,16 +255,11 @@ def data(
         say(f"schema: {write_schema}")
 
 
-def _columns(run: Path) -> tuple[list[sources.Column] | None, list[str] | None]:
-    """Return the columns of a run's table of mixed types, or the names of those of its table of numbers."""
+def _form(run: Path) -> tuple[list[sources.Column] | None, list[str] | None, bool]:
+    """Return the columns of a run's mixed table, the names of those of a table of numbers, and if rows are images."""
     loaded = runs.load(run)
-    return runs.schema(loaded), runs.column_names(loaded)
-
-
-def _images(run: Path) -> bool:
-    """Return whether the rows of a run are images."""
-    model: Any = runs.load(run).model
-    return reports.is_image(model.event_shape)
+    model: Any = loaded.model
+    return runs.schema(loaded), runs.column_names(loaded), reports.is_image(model.event_shape)
 
 
 def _write(out: Path, rows: Tensor, columns: list[sources.Column] | None, names: list[str] | None) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from lowerbound.core.checks import choice
 from lowerbound.core.errors import DataError, explain
 from lowerbound.core.files import writing
+from lowerbound.data.parquet import opened
 from lowerbound.data.tables import GAPS, check_names, is_header
 
 __all__ = ["Cells", "column_names", "frame_cells", "has_text", "is_frame", "read_cells", "write_cells"]
@@ -42,7 +43,7 @@ def read_cells(path: Path) -> Cells:
     """
     if path.suffix.lower() == ".csv":
         return _read_csv(path)
-    with _parquet(path) as file:
+    with opened(path) as file:
         table = file.read()
     _check_unique(table.column_names, str(path))
     return Cells({name: _plain(table.column(name).to_pylist()) for name in table.column_names}, {})
@@ -89,7 +90,7 @@ def column_names(path: Path, labels: Any = None) -> list[str]:
     if path.suffix.lower() == ".csv":
         with _lines(path) as lines:
             return _names(next(lines)[1], path, labels)[0]
-    with _parquet(path) as file:
+    with opened(path) as file:
         names: list[str] = file.schema_arrow.names
     return names
 
@@ -112,7 +113,7 @@ def _csv_has_text(path: Path, beside: set[str]) -> bool:
 
 
 def _parquet_has_text(path: Path, beside: set[str]) -> bool:
-    with _parquet(path) as file:
+    with opened(path) as file:
         schema = file.schema_arrow
         kinds = [(name, str(kind)) for name, kind in zip(schema.names, schema.types, strict=True)]
     if any(kind.startswith(_NO_CELLS) for _, kind in kinds):
@@ -140,23 +141,6 @@ def write_cells(path: str | os.PathLike[str], columns: Mapping[str, Sequence[Any
             cure = "Run: pip install 'lowerbound[parquet]', or write a .csv."
             raise DataError(explain(str(target), expected="pyarrow", got="no such package", cure=cure)) from error
         pq.write_table(pa.table({name: list(cells) for name, cells in columns.items()}), temporary)
-
-
-@contextlib.contextmanager
-def _parquet(path: Path) -> Iterator[Any]:
-    """Open a Parquet file."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        cure = "Run: pip install 'lowerbound[parquet]'."
-        raise DataError(explain(str(path), expected="pyarrow, to read it", got="no such package", cure=cure)) from error
-    try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        cure = "The file is damaged or of another format: write it again."
-        raise DataError(explain(str(path), expected="a Parquet file", got=error, cure=cure)) from error
 
 
 @contextlib.contextmanager

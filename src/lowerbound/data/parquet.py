@@ -7,6 +7,7 @@ into the user's cache directory, and read from there.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from lowerbound.data.store import Disk
 from lowerbound.data.table import Table
 from lowerbound.data.tables import ALLOW, given_labels, label_column, named
 
-__all__ = ["read_parquet"]
+__all__ = ["opened", "read_parquet"]
 
 _BLOCK = 65_536  # rows that are read at once
 
@@ -42,6 +43,36 @@ def read_parquet(path: Path, labels: Any, *, missing: bool = False) -> Table:
         DataError: if pyarrow is missing, the file is damaged, or a column holds text, a value that is not finite, or
             a gap where there may be none.
     """
+    with opened(path) as file:
+        import pyarrow as pa
+
+        names = list(file.schema_arrow.names)
+        at = label_column(names, labels, path)
+        columns = [i for i in range(len(names)) if i != at]
+        for position in columns:
+            _check_type(pa, path, names[position], file.schema_arrow.field(position).type)
+        if not columns:
+            cure = "Give at least one column of numbers."
+            raise DataError(explain(str(path), expected="columns of numbers", got="none", cure=cure))
+        kept = _labels(file, path, names[at]) if at >= 0 else given_labels(labels)
+        shape = file.metadata.num_rows, len(columns)
+        blocks = _blocks(pa, file, path, columns, missing)
+        rows: Tensor | Disk
+        if large(shape, 4):
+            array = place("tables", [str(path.resolve()), at, missing], _state(path))
+            rows, _ = find(array) or keep(array, shape, "<f4", blocks, {})
+        else:
+            rows = torch.from_numpy(np.concatenate([np.empty((0, len(columns)), np.float32), *blocks]))
+    return Table(rows, kept, record=named(names, at))
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a Parquet file by pyarrow.
+
+    Raises:
+        DataError: if pyarrow is missing, or the file is damaged, be it while it is read.
+    """
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -50,26 +81,9 @@ def read_parquet(path: Path, labels: Any, *, missing: bool = False) -> Table:
         raise DataError(explain(str(path), expected="pyarrow, to read it", got="no such package", cure=cure)) from error
     try:
         with pq.ParquetFile(path) as file:
-            names = list(file.schema_arrow.names)
-            at = label_column(names, labels, path)
-            columns = [i for i in range(len(names)) if i != at]
-            for position in columns:
-                _check_type(pa, path, names[position], file.schema_arrow.field(position).type)
-            if not columns:
-                cure = "Give at least one column of numbers."
-                raise DataError(explain(str(path), expected="columns of numbers", got="none", cure=cure))
-            kept = _labels(file, path, names[at]) if at >= 0 else given_labels(labels)
-            shape = file.metadata.num_rows, len(columns)
-            blocks = _blocks(pa, file, path, columns, missing)
-            rows: Tensor | Disk
-            if large(shape, 4):
-                array = place("tables", [str(path.resolve()), at, missing], _state(path))
-                rows, _ = find(array) or keep(array, shape, "<f4", blocks, {})
-            else:
-                rows = torch.from_numpy(np.concatenate([np.empty((0, len(columns)), np.float32), *blocks]))
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
-    return Table(rows, kept, record=named(names, at))
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
